@@ -1,0 +1,68 @@
+# The verbs of development. Runs on GNU make 3.81, which macOS has, and is safe under -j.
+# The .venv is made once; its two stamps say which requirements files it was filled from.
+
+PYTHON ?= python3
+# Set on the command line only (`make run PORT=8080`): some shells export a HOST of their own.
+BATCHERS = 1
+HOST = 127.0.0.1
+PORT = 8000
+ARGS =
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format coverage bench-seed clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(VENV)/.runtime ## make .venv with what runs the service
+
+# exec: make passes SIGTERM on to its direct child only, which must be the runner and not a shell.
+run: $(VENV)/.runtime ## run Redis, batchers and api here: [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
+	@exec $(BIN)/python -m tools.run --batchers $(BATCHERS) --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## look for what ruff and mypy object to
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "run make format"; exit 1; }
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --quiet --fix .
+
+coverage: $(VENV)/.dev ## run the tests and show which lines they miss, child processes included
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --show-missing --skip-covered
+
+bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
+	@exec $(BIN)/python -m bench.seed $(ARGS)
+
+clean: ## delete all that make has made, .venv included
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv without pip is one whose making was interrupted.
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+		"Python 3.11 or later is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(BIN)/pip
+	@echo "installing requirements.txt into $(VENV)"
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+# After .runtime: two pips at once would get in each other's way.
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@echo "installing requirements-dev.txt into $(VENV)"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,71 @@
+"""Batching policy, no I/O: what goes together into one model call, and what a batch is expected to take."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from records import ClaimedJob
+
+REMEMBERED_BATCHES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs of one shape and dtype, and their images as one array.
+
+    images: shape (n, *shape of one tensor); for encoded images shape (n,), dtype object, bytes.
+    """
+
+    jobs: tuple[ClaimedJob, ...]
+    images: NDArray[Any]
+
+
+def group(jobs: Iterable[tuple[ClaimedJob, NDArray[Any] | bytes]]) -> list[Batch]:
+    """Stack what has one shape and dtype; the order within a batch is the order of the line."""
+    groups: dict[object, list[tuple[ClaimedJob, NDArray[Any] | bytes]]] = {}
+    for job, image in jobs:
+        kind = "encoded" if isinstance(image, bytes) else (image.shape, image.dtype)
+        groups.setdefault(kind, []).append((job, image))
+    return [
+        Batch(tuple(job for job, _ in members), _stack([image for _, image in members])) for members in groups.values()
+    ]
+
+
+def _stack(images: list[NDArray[Any] | bytes]) -> NDArray[Any]:
+    tensors = [image for image in images if not isinstance(image, bytes)]
+    if tensors:
+        return np.stack(tensors)
+    encoded = np.empty(len(images), dtype=object)
+    encoded[:] = images
+    return encoded
+
+
+class BatchEstimate:
+    """What a batch is expected to take: the least of the last ones.
+
+    Never more than `cap_s`, and halved with each second in which no batch was seen, so that one slow batch cannot
+    make the service refuse everybody for ever.
+    """
+
+    def __init__(self, *, cap_s: float) -> None:
+        self._cap_s = cap_s
+        self._last: deque[float] = deque(maxlen=REMEMBERED_BATCHES)
+        self._seen_at_s = 0.0
+
+    def add(self, batch_s: float, *, now_s: float) -> None:
+        """Remember a batch that has just ended."""
+        self._last.append(batch_s)
+        self._seen_at_s = now_s
+
+    def value_s(self, *, now_s: float) -> float:
+        """Return the estimate; 0 while nothing is known."""
+        if not self._last:
+            return 0.0
+        silent_s = max(0.0, now_s - self._seen_at_s)
+        return min(*self._last, self._cap_s) * 0.5 ** int(silent_s)

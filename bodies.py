@@ -1,0 +1,167 @@
+"""HTTP bodies: read within their limits, and taken apart into images."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import io
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from errors import BadRequest, BodyTimeout, TooLarge, UnsupportedMediaType
+
+Upload = bytes | NDArray[Any]
+"""One image as it came: an image file, or the tensor of a `.npy` body."""
+
+ACCEPTED = "image/*, application/octet-stream, multipart/form-data, application/json or application/x-npy"
+MAX_NPY_HEADER_BYTES = 1024
+
+
+class _InMemoryParser(MultiPartParser):
+    """Keeps parts in memory: the body's limit bounds them, and a temporary file would cost a thread hop."""
+
+    spool_max_size = 0  # SpooledTemporaryFile: never roll over
+
+
+async def read_body(request: Request, *, max_body_bytes: int, body_timeout_s: float) -> bytes:
+    """Read the whole body.
+
+    Raises TooLarge, before reading where the length is announced; BodyTimeout; starlette's ClientDisconnect.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_body_bytes:
+        raise _too_large(max_body_bytes)
+    chunks, total = [], 0
+    try:
+        async with asyncio.timeout(body_timeout_s):
+            async for chunk in request.stream():
+                total += len(chunk)
+                if total > max_body_bytes:
+                    raise _too_large(max_body_bytes)
+                chunks.append(chunk)
+    except TimeoutError as exc:
+        raise BodyTimeout(f"the body did not arrive within {body_timeout_s:g} s") from exc
+    return b"".join(chunks)
+
+
+async def split_body(content_type: str, body: bytes, *, max_images: int) -> list[Upload]:
+    """Return the images of a body, in the order sent, none of them looked at yet.
+
+    Raises BadRequest, TooLarge for too many images, UnsupportedMediaType.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        uploads: list[Upload] = [body] if body else []
+    elif kind == "application/x-npy":
+        uploads = [read_npy(body)]
+    elif kind == "application/json":
+        uploads = _instances(body, max_images)
+    elif kind == "multipart/form-data":
+        uploads = await _file_parts(content_type, body, max_images)
+    else:
+        raise UnsupportedMediaType(f"Content-Type {kind[:80] or 'is missing'}: send {ACCEPTED}")
+    if not uploads:
+        raise BadRequest("there is no image in the body")
+    if len(uploads) > max_images:
+        raise _too_many(max_images)
+    return uploads
+
+
+def read_npy(body: bytes) -> NDArray[Any]:
+    """Read one tensor of a `.npy` body without copying it; pickled objects are refused.
+
+    Raises BadRequest.
+    """
+    length_bytes = 2 if body[6:7] == b"\x01" else 4
+    start = 8 + length_bytes
+    end = start + int.from_bytes(body[8:start], "little")
+    if not body.startswith(b"\x93NUMPY") or len(body) < end or end > MAX_NPY_HEADER_BYTES:
+        raise BadRequest("the body is not a .npy file; write it with numpy.save")
+    shape, fortran_order, dtype = _npy_header(body[:end])
+    if len(body) - end != dtype.itemsize * int(np.prod(shape, dtype=object)):
+        raise BadRequest("the .npy file is longer or shorter than its header says")
+    flat = np.frombuffer(body, dtype, offset=end)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+
+
+@lru_cache(maxsize=256)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read a header with numpy's own reader; cached, since a client's headers are all the same.
+
+    Raises BadRequest.
+    """
+    stream = io.BytesIO(header)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(stream, max_header_size=MAX_NPY_HEADER_BYTES)
+    except (ValueError, SyntaxError, TypeError) as exc:
+        raise BadRequest("the header of the .npy file cannot be read") from exc
+    if dtype.kind not in "biuf":
+        raise BadRequest(f"a .npy file of {dtype} is not taken: only booleans, integers and floats")
+    return shape, fortran_order, dtype
+
+
+def _instances(body: bytes, max_images: int) -> list[Upload]:
+    """Read `{"instances": [{"b64": "..."}, ...]}`.
+
+    Raises BadRequest, TooLarge for too many images.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise BadRequest(f"the body is not JSON: {exc.msg}") from exc
+    instances = document.get("instances") if isinstance(document, dict) else None
+    if not isinstance(instances, list):
+        raise BadRequest('the JSON must be {"instances": [{"b64": "<image file in base64>"}, ...]}')
+    if len(instances) > max_images:
+        raise _too_many(max_images)
+    return [_from_base64(number, instance) for number, instance in enumerate(instances)]
+
+
+def _from_base64(number: int, instance: object) -> bytes:
+    text = instance.get("b64") if isinstance(instance, dict) else None
+    if not isinstance(text, str):
+        raise BadRequest(f'instances[{number}] must be {{"b64": "<image file in base64>"}}')
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as exc:  # also what is not ASCII
+        raise BadRequest(f"instances[{number}].b64 is not base64") from exc
+
+
+async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[Upload]:
+    """Return each file part's content, whatever its field's name.
+
+    Raises BadRequest, TooLarge for too many images.
+    """
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    parser = _InMemoryParser(
+        Headers({"content-type": content_type}), stream(), max_files=max_images + 1, max_fields=max_images, max_part_size=len(body)
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as exc:  # KeyError: no boundary
+        if "Too many files" in str(exc):
+            raise _too_many(max_images) from exc
+        raise BadRequest("the multipart body cannot be read; send each image as a file part") from exc
+    async with _closing(form):
+        return [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+
+
+def _too_large(max_body_bytes: int) -> TooLarge:
+    return TooLarge(f"the body is longer than {max_body_bytes} bytes; send a smaller image")
+
+
+def _too_many(max_images: int) -> TooLarge:
+    return TooLarge(f"more than {max_images} images in one request; send them in several")

@@ -1,0 +1,207 @@
+"""All settings: one frozen object, read once from the environment and validated together."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from errors import StartError
+from inputs import Accepts, Fit
+
+PREFIX = "MICROBATCH_"
+IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
+
+
+def _split(value: object) -> object:
+    """Read `a,b,c` as a tuple; an empty text is an empty tuple."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _empty_is_unset(value: object) -> object:
+    """Read an empty text as not set, as Compose and Make pass it."""
+    return None if value in ("", ()) else value
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...] | None, NoDecode, BeforeValidator(_empty_is_unset), BeforeValidator(_split)
+]
+
+
+class Settings(BaseSettings):
+    """The settings of every process; each is read from `MICROBATCH_<NAME>`, Redis's address from `REDIS_URL`.
+
+    Durations are float seconds and end in `_s`, sizes end in `_bytes`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # Redis and the queue
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias="REDIS_URL",
+        pattern=r"^(redis|rediss|unix)://",
+        description="Where Redis or Valkey (6.2 or later) listens; `unix://` paths too.",
+    )
+    redis_timeout_s: Seconds = Field(2.0, ge=0.2, description="How long a Redis command may take.")
+    queue_name: str = Field(
+        "default",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="The queue in Redis; services with different models on one Redis need different names.",
+    )
+    max_batch_size: int = Field(32, ge=1, le=1024, description="The most images in one model call.")
+    max_wait_s: SecondsOrZero = Field(
+        0.0, le=60, description="How old the oldest job may get while a batch fills; 0 runs at once whatever is there."
+    )
+    max_queue_depth: int = Field(
+        1024, ge=1, le=1_000_000, description="Unfinished jobs (queued and leased) before requests are refused."
+    )
+    max_results: int = Field(
+        10_000, ge=1, description="Results waiting to be collected before `respond-async` requests are refused."
+    )
+    request_timeout_s: Seconds = Field(30.0, description="The deadline of a request that waits for its answer.")
+    async_timeout_s: Seconds = Field(300.0, description="The deadline of a `respond-async` request.")
+    result_ttl_s: Seconds = Field(300.0, description="How long a result may be collected.")
+    lease_s: Seconds = Field(
+        2.0, ge=0.1, description="How long a claimed job belongs to its batcher unless renewed: the time to recovery."
+    )
+    max_solo: int = Field(3, ge=1, description="Batcher deaths alone with a job before the job is given up.")
+    worker_timeout_s: Seconds = Field(5.0, ge=1.5, description="Silence after which a batcher counts as gone.")
+    shutdown_grace_s: SecondsOrZero = Field(5.0, description="Time to finish what is held after SIGTERM.")
+
+    # HTTP
+    max_body_bytes: int = Field(20 * 1024 * 1024, ge=1, description="The longest request body.")
+    body_timeout_s: Seconds = Field(30.0, description="How long a request body may take to arrive.")
+    max_pixels: int = Field(25_000_000, ge=1, description="The most pixels of one image, looked at before decoding.")
+    max_images_per_request: int = Field(64, ge=1, le=1024, description="The most images in one request.")
+    image_formats: Names = Field(IMAGE_FORMATS, min_length=1, description="The image formats taken.")
+    decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
+
+    # The model
+    model: str = Field(
+        "digits",
+        pattern=r"^(digits|simulated|tf-serving|python:[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="`digits`, `simulated`, `tf-serving` or `python:module:name`.",
+    )
+    model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
+    input_shape: Shape = Field(
+        None, description="Shape of one image's tensor, such as `224,224,3`; empty: what the model says."
+    )
+    input_dtype: str | None = Field(None, description="Its numpy dtype; empty: what the model says, else `uint8`.")
+    accepts: Accepts | None = Field(
+        None, description="`tensor`, or `encoded`: the model decodes image files itself; empty: what the model says."
+    )
+    fit: Fit | None = Field(
+        None, description="How images are brought to size: `stretch`, `pad`, `crop` or `ink`; empty: the model's own."
+    )
+    input_scale: float = Field(1.0, allow_inf_nan=False, description="Each value is multiplied by this first.")
+    input_mean: Numbers = Field((), description="Then this is subtracted: one number, or one a channel.")
+    input_std: Numbers = Field((), description="Then it is divided by this: one number, or one a channel.")
+    input_layout: Literal["nhwc", "nchw"] = Field("nhwc", description="The order of axes that the model takes.")
+    model_dtype: str | None = Field(
+        None, description="The dtype handed to the model; empty: `float32` when scaled, else as it came."
+    )
+    tf_serving_url: str = Field(
+        "http://127.0.0.1:8501", pattern=r"^https?://", description="Where TF-Serving's REST port is."
+    )
+    tf_serving_name: str = Field("model", min_length=1, description="The name of the model there.")
+    tf_serving_version: int | None = Field(None, ge=0, description="Its version; empty: the latest.")
+    tf_serving_signature: str = Field("serving_default", min_length=1, description="The signature to call.")
+    simulated_batch_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes a batch.")
+    simulated_image_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes an image.")
+    simulated_decode_s: SecondsOrZero = Field(0.0, description="Added to the decoding of a request; for measuring.")
+
+    # The process
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+    @field_validator("input_dtype", "accepts", "fit", "model_dtype", "tf_serving_version", mode="before")
+    @classmethod
+    def _optional(cls, value: object) -> object:
+        return _empty_is_unset(value)
+
+    @field_validator("input_dtype", "model_dtype")
+    @classmethod
+    def _known_dtype(cls, value: str | None) -> str | None:
+        try:
+            if value is None or np.dtype(value).kind in "biuf":
+                return value
+        except TypeError:
+            pass
+        raise ValueError("must be the numpy name of a boolean, integer or float, such as uint8 or float32")
+
+    @field_validator("image_formats")
+    @classmethod
+    def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.lower() for name in value)
+        unknown = [name for name in names if name not in IMAGE_FORMATS]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is none of {', '.join(IMAGE_FORMATS)}")
+        return names
+
+    @field_validator("input_std")
+    @classmethod
+    def _no_zero(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(number == 0 for number in value):
+            raise ValueError("must not be 0")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.max_images_per_request > self.max_queue_depth:
+            raise ValueError(
+                f"{PREFIX}MAX_IMAGES_PER_REQUEST={self.max_images_per_request}: "
+                f"must be at most MAX_QUEUE_DEPTH={self.max_queue_depth}"
+            )
+        if self.max_wait_s >= self.request_timeout_s:
+            raise ValueError(
+                f"{PREFIX}MAX_WAIT_S={self.max_wait_s}: must be less than REQUEST_TIMEOUT_S={self.request_timeout_s}"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises StartError naming key, value and rule, one line for all that is wrong.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        raise StartError("; ".join(_sentences(exc))) from exc
+    known = {variable_name(field) for field in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            raise StartError(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return settings
+
+
+def variable_name(field: str) -> str:
+    """Return the environment variable that sets a field."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def _sentences(exc: ValidationError) -> list[str]:
+    """Say each error as `KEY=value: rule`."""
+    sentences = []
+    for error in exc.errors():
+        rule = error["msg"].removeprefix("Value error, ")
+        key = str(error["loc"][0]) if error["loc"] else ""
+        if not key:
+            sentences.append(rule)
+            continue
+        name = variable_name(key) if key in Settings.model_fields else key
+        value = "(not shown)" if key in ("redis_url", "REDIS_URL") else os.environ.get(name, error["input"])
+        sentences.append(f"{name}={value}: {rule}")
+    return sentences

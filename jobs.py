@@ -1,0 +1,296 @@
+"""The queue: the only room that speaks Redis.
+
+All keys share one hash tag, so that a queue's keys share a Cluster slot; `{mb:<name>}` and then:
+
+key               type    content                                                        bound
+:pending          LIST    job UUIDs, oldest at the head; what comes back goes to the head  max_queue_depth
+:deadlines        ZSET    UUID -> deadline, ms; every unfinished job: its size is the depth  max_queue_depth
+:leases           ZSET    UUID -> end of lease, ms                                         max_queue_depth
+:meta             HASH    UUID -> submitted ms, deaths, deaths alone, alone now, claim id, api id, last error code
+:data             HASH    UUID -> payload (records.py)                                     depth x payload
+:result:<uuid>    STRING  result (records.py)                                              result_ttl_s
+:results          ZSET    UUID -> expiry of results nobody has collected                   max_results
+:claim:<id>       LIST    what this claim was given: UUID, verdict                         60 s
+:bell             LIST    tokens that wake batchers; a lost one costs a wait, never a job  64
+:bell:<api id>    LIST    tokens that wake an api process: a UUID, or a copy of its result  1,024, 60 s
+:idle             ZSET    worker -> when it last found nothing to claim, ms                2.5 s
+:workers          HASH    worker -> last beat, state, what its model takes                 60 s of silence
+:dead             LIST    jobs given up, with their reason                                 1,000
+:stats            HASH    counters                                                         constant
+
+A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
+exactly once in :pending. The core keys have no time to live, since with one an evicting Redis tears the queue
+silently. Round trips: submit 1, shared by the requests of one event-loop turn; claim 1, from idle too (the bell and the
+script in one pipeline), and 1 more for payloads over 64 KB; settle 1 a batch; an answer 0, it rides in the bell.
+
+Every method raises RedisUnreachable where the reply did not come: the command may have been carried out all the same.
+Every script is safe to repeat, so that its caller may simply call again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from errors import RedisUnreachable, UnfitRedis
+from records import (
+    Admission,
+    Claim,
+    ClaimedJob,
+    Progress,
+    Result,
+    Settlement,
+    Submission,
+    Worker,
+    read_result,
+)
+
+CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
+SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
+MAX_JOBS_PER_CALL = 1024
+OLDEST_REDIS = (6, 2)
+INLINE_BYTES = 64 * 1024
+"""The longest payload that CLAIM hands over itself; a longer one is cheaper fetched by HMGET than through Lua."""
+COPY_BYTES = 16 * 1024
+"""The longest result that rides in the api's bell; a longer one is polled for."""
+
+
+class JobQueue:
+    """One queue in Redis; safe to use from many tasks of one event loop."""
+
+    def __init__(self, url: str, *, name: str, timeout_s: float) -> None:
+        prefix = f"{{mb:{name}}}:"
+        self._prefix = prefix
+        self._keys = [prefix + key for key in CORE_KEYS]
+        self._bell, self._data, self._workers = (prefix + key for key in ("bell", "data", "workers"))
+        self._longest_block_s = min(1.0, timeout_s / 2)
+        self._scripts = _read_scripts()
+        # No retries inside the client: its defaults turn a blocked BLPOP into a minute of silence, and whoever calls
+        # here knows better what a lost reply means.
+        self._redis: Redis = Redis.from_url(
+            url, protocol=2, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+
+    async def submit(
+        self,
+        submissions: Sequence[Submission],
+        *,
+        api_id: str,
+        max_queue_depth: int,
+        max_results: int,
+        max_batch_size: int,
+        batch_s: float,
+    ) -> tuple[int, list[Admission]]:
+        """Take the jobs of some requests into the queue, at most 1,024 in all.
+
+        batch_s: what a batch takes, divided by the live workers; 0: not known, refuse nobody by it.
+        Returns the depth, and what became of each request.
+        """
+        keys: list[str] = []
+        arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s)]
+        for number, submission in enumerate(submissions):
+            remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
+            for job in submission.jobs:
+                keys.append(self._result_key(job.uuid))
+                arguments += (number, job.uuid, job.payload, remaining_ms, api_id, kept)
+        depth, *words = await self._call("submit", keys, arguments)
+        admissions: list[Admission] = []
+        for submission in submissions:
+            mine, words = words[: len(submission.jobs)], words[len(submission.jobs) :]
+            admissions.append("no_memory" if b"OOM" in mine else "full" if b"FULL" in mine else "accepted")
+        return depth, admissions
+
+    async def listen(self, api_id: str, timeout_s: float) -> list[bytes]:
+        """Wait for this api process's bell; return its tokens, each a UUID or a result's bytes; [] after the time."""
+        bell = self._prefix + "bell:" + api_id
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.blpop([bell], timeout=min(timeout_s, self._longest_block_s))
+        pipeline.lpop(bell, MAX_JOBS_PER_CALL)
+        async with _translated():
+            first, more = await pipeline.execute()
+        return ([first[1]] if first else []) + (more or [])
+
+    async def poll(self, uuids: Sequence[str]) -> list[Result | Progress]:
+        """Ask what is known of each job; a result that is another job's counts as unknown."""
+        keys = [self._result_key(uuid) for uuid in uuids]
+        replies = await self._call("poll", keys, uuids)
+        return [_answer(uuid, reply) for uuid, reply in zip(uuids, replies, strict=True)]
+
+    async def drop(self, uuids: Sequence[str]) -> None:
+        """Cancel or collect jobs: every trace of them goes."""
+        await self._call("drop", [self._result_key(uuid) for uuid in uuids], uuids)
+
+    async def claim(
+        self,
+        claim_id: str,
+        *,
+        worker_id: str,
+        max_batch_size: int,
+        lease_s: float,
+        least_s: float,
+        max_solo: int,
+        max_wait_s: float,
+        block_s: float,
+    ) -> Claim:
+        """Lease a share of the oldest jobs, waiting up to `block_s` for the bell first.
+
+        least_s: a job with less time left than this comes with the verdict "expired".
+        A claim whose reply was lost must be asked for again with the same id: it then gets the same jobs.
+        """
+        keys = [f"{self._prefix}claim:{claim_id}"]
+        arguments = [max_batch_size, _ms(lease_s), claim_id, _ms(least_s), max_solo, worker_id, 0, INLINE_BYTES]
+        arguments.append(_ms(max_wait_s))
+        if block_s > 0:
+            left, lease_end, wait, *rows = await self._call_after_bell("claim", keys, arguments, block_s)
+        else:
+            left, lease_end, wait, *rows = await self._call("claim", keys, arguments)
+        jobs = await self._with_payloads(rows)
+        return Claim(claim_id, jobs, left, lease_end / 1000 if lease_end >= 0 else None, wait / 1000)
+
+    async def settle(self, claim_id: str, settlements: Sequence[Settlement], *, result_ttl_s: float) -> int:
+        """Write results or give jobs back; return how many changed anything."""
+        keys: list[str] = []
+        arguments: list[Any] = [_ms(result_ttl_s), claim_id, COPY_BYTES]
+        for settlement in settlements:
+            keys += (self._result_key(settlement.uuid), f"{self._prefix}bell:{settlement.api_id}")
+            arguments += (settlement.uuid, settlement.kind, settlement.value)
+        return sum(await self._call("settle", keys, arguments))
+
+    async def beat(self, worker: Worker, *, lease_s: float, claim_id: str, uuids: Sequence[str]) -> list[bool]:
+        """Publish a worker's row and extend the leases of one claim; return per job whether it is still its own."""
+        arguments: list[Any] = [worker.id, worker.state, worker.row(), _ms(lease_s)]
+        for uuid in uuids:
+            arguments += (claim_id, uuid)
+        _live, *own = await self._call("beat", [], arguments)
+        return [bool(word) for word in own]
+
+    async def workers(self) -> list[Worker]:
+        """Return all workers that have beaten in the last minute or so; rows of another version are left out."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.hgetall(self._workers)
+        async with _translated():
+            (seconds, microseconds), rows = await pipeline.execute()
+        now_ms = seconds * 1000 + microseconds / 1000
+        workers = []
+        for worker_id, text in rows.items():
+            try:
+                workers.append(Worker.from_row(worker_id.decode(), text, now_ms))
+            except (ValueError, TypeError, KeyError):
+                continue
+        return workers
+
+    async def depth(self) -> int:
+        """Return how many jobs are unfinished."""
+        async with _translated():
+            return int(await self._redis.zcard(self._prefix + "deadlines"))
+
+    async def check_fitness(self) -> None:
+        """Refuse a Redis that would lose or refuse jobs.
+
+        Raises UnfitRedis saying why.
+        """
+        async with _translated():
+            info: dict[str, Any] = await self._redis.info()
+        version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+        if version < OLDEST_REDIS:
+            raise UnfitRedis(f"Redis {info['redis_version']} is too old: 6.2 or later is needed")
+        if info.get("role") == "slave":
+            raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and info.get("maxmemory", 0):
+            raise UnfitRedis(f"this Redis evicts keys (maxmemory-policy {policy}): set it to noeviction")
+
+    async def audit(self) -> list[str]:
+        """Return all violations of the queue's invariant; for tests and tools."""
+        return [sentence.decode() for sentence in await self._call("audit", [], [])]
+
+    def _result_key(self, uuid: str) -> str:
+        return f"{self._prefix}result:{uuid}"
+
+    async def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        text, digest = self._scripts[script]
+        rest = (len(self._keys) + len(keys), *self._keys, *keys, *arguments)
+        execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
+        async with _translated():
+            try:
+                return await execute("EVALSHA", digest, *rest)
+            except NoScriptError:  # a new or restarted Redis; EVAL also loads it
+                return await execute("EVAL", text, *rest)
+
+    async def _call_after_bell(self, script: str, keys: Sequence[str], arguments: Sequence[Any], block_s: float) -> Any:
+        digest = self._scripts[script][1]
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.blpop([self._bell], timeout=min(block_s, self._longest_block_s))
+        pipeline.execute_command("EVALSHA", digest, len(self._keys) + len(keys), *self._keys, *keys, *arguments)
+        async with _translated():
+            _token, reply = await pipeline.execute(raise_on_error=False)
+            if isinstance(reply, NoScriptError):
+                return await self._call(script, keys, arguments)
+            if isinstance(reply, RedisError):
+                raise reply
+        return reply
+
+    async def _with_payloads(self, rows: Sequence[Sequence[Any]]) -> tuple[ClaimedJob, ...]:
+        """Fetch the payloads that were too long to be handed over; a job cancelled since then is left out."""
+        payloads = {row[0]: row[6] if len(row) > 6 else None for row in rows}
+        missing = [uuid for uuid, payload in payloads.items() if payload is None]
+        if missing:
+            async with _translated():
+                fetched: Awaitable[list[bytes | None]] = self._redis.hmget(self._data, missing)  # type: ignore[assignment]  # typed for sync and async at once
+                payloads.update(zip(missing, await fetched, strict=True))
+        return tuple(_claimed(row, payload) for row in rows if (payload := payloads[row[0]]) is not None)
+
+
+def _claimed(row: Sequence[Any], payload: bytes) -> ClaimedJob:
+    uuid, verdict, remaining_ms, queued_ms, api_id, code = row[:6]
+    last_code = "" if code == b"-" else code.decode()
+    return ClaimedJob(
+        uuid.decode(), verdict.decode(), remaining_ms / 1000, queued_ms / 1000, api_id.decode(), last_code, payload
+    )
+
+
+def _answer(uuid: str, reply: bytes | int) -> Result | Progress:
+    if isinstance(reply, int):
+        return Progress(reply)
+    result = read_result(reply)
+    return result if result.uuid == uuid else Progress.UNKNOWN
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _read_scripts() -> dict[str, tuple[str, str]]:
+    """Return each script's text, the shared block first, and its digest by which EVALSHA calls it."""
+    folder = Path(__file__).parent / "lua"
+    shared = (folder / "shared.lua").read_text()
+    texts = {name: shared + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
+    return {name: (text, sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Let no error of the client library out of this room."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
+        raise RedisUnreachable("Redis cannot be reached; try again shortly") from exc
+    except ReadOnlyError as exc:
+        raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary") from exc
+    except ResponseError as exc:
+        raise UnfitRedis("Redis refuses the queue's commands; its log and this service's say why") from exc

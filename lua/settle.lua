@@ -1,0 +1,43 @@
+-- SETTLE: write results, or give jobs back. The only writer of results.
+--
+-- KEYS 12.. per job: its result key, the bell of its api
+-- ARGV 1 result ttl ms   2 claim id   3 longest result that is copied into the api's bell, in bytes
+--      then per job: uuid, ok | error | dead | release, value (release: the error code to remember)
+-- ok: the first one wins, from anyone. error, dead (an error, also noted in DEAD), release: only from the holder of the
+-- claim while its lease runs. A result is "uuid kind value".
+-- Returns per job 1 (done) or 0 (nothing changed).
+-- Cost: O(1) a job.
+-- Safe to repeat: a settled job is out of the queue, a released one is no longer held: 0.
+local ttl, claim, copy = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local jobs = (#ARGV - 3) / 3
+local reply, done, released, refused = {}, 0, 0, 0
+redis.call('ZREMRANGEBYSCORE', RESULTS, '-inf', now)                       -- first: it is allowed at the memory limit
+for job = jobs, 1, -1 do                                                   -- backwards: what goes back keeps its order
+  local uuid, kind, value = ARGV[job * 3 + 1], ARGV[job * 3 + 2], ARGV[job * 3 + 3]
+  local row = read(uuid)
+  local held = row and row.claim == claim and tonumber(redis.call('ZSCORE', LEASES, uuid) or 0) > now
+  if not row or (kind ~= 'ok' and not held) then
+    reply[job], refused = 0, refused + 1
+  elseif kind == 'release' then
+    if value ~= '' then row.code = value end
+    put_back(uuid, row)
+    reply[job], released = 1, released + 1
+  else
+    forget(uuid)
+    local result = uuid .. ' ' .. (kind == 'ok' and 'ok' or 'error') .. ' ' .. value
+    local result_key, api_bell = KEYS[10 + job * 2], KEYS[11 + job * 2]
+    redis.call('SET', result_key, result, 'PX', ttl)
+    redis.call('ZADD', RESULTS, now + ttl, uuid)
+    redis.call('RPUSH', api_bell, #result <= copy and result or uuid)
+    redis.call('LTRIM', api_bell, -1024, -1)
+    redis.call('PEXPIRE', api_bell, 60000)
+    if kind == 'dead' then
+      redis.call('LPUSH', DEAD, now .. ' ' .. result)
+      redis.call('LTRIM', DEAD, 0, 999)
+    end
+    reply[job], done = 1, done + 1
+  end
+end
+ring(released)
+count('settled', done); count('released', released); count('settle_refused', refused)
+return reply

@@ -1,0 +1,31 @@
+"""The Prefer header (RFC 7240): `wait=n` and `respond-async`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What a client prefers and this service honours. wait_s: None where it does not say."""
+
+    wait_s: int | None = None
+    respond_async: bool = False
+
+    @property
+    def applied(self) -> str:
+        """Return the value of Preference-Applied; empty where nothing was asked."""
+        parts = ["respond-async"] if self.respond_async else []
+        return ", ".join(parts if self.wait_s is None else [*parts, f"wait={self.wait_s}"])
+
+
+def preferences(headers: Iterable[str]) -> Preferences:
+    """Read all Prefer headers of a request; the first of a name counts, the unknown and malformed are ignored."""
+    found: dict[str, str] = {}
+    for header in headers:
+        for preference in header.split(","):
+            name, _, value = preference.split(";")[0].partition("=")
+            found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait = found.get("wait", "")
+    return Preferences(int(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None, "respond-async" in found)

@@ -1,0 +1,115 @@
+"""Whether requests can be served: is Redis there and fit, is a batcher alive, what does its model take."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from errors import RedisUnreachable, Unavailable, UnfitRedis
+from inputs import ModelInput
+from jobs import JobQueue
+from records import Worker
+
+LOOK_EVERY_S = 1.0
+LOOK_AGAIN_S = 0.1
+RETRY_AFTER_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Readiness:
+    """What this api process knows of Redis and the batchers, looked at once a second, and ten times while not ready.
+
+    override: what the settings say of the model's input instead of what its batchers publish.
+    """
+
+    def __init__(
+        self, queue: JobQueue, *, worker_timeout_s: float, override: Callable[[ModelInput | None], ModelInput | None]
+    ) -> None:
+        self._queue = queue
+        self._worker_timeout_s = worker_timeout_s
+        self._override = override
+        self._redis_trouble = "Redis has not been reached yet"
+        self._alive_at_s = 0.0
+        self._takes = override(None)
+        self.workers: tuple[Worker, ...] = ()
+
+    @property
+    def redis_is_up(self) -> bool:
+        """Whether Redis answered last time."""
+        return not self._redis_trouble
+
+    @property
+    def batch_s(self) -> float:
+        """What a batch takes, divided by the batchers that are there; 0: not known."""
+        known = [worker.batch_s for worker in self.workers if worker.batch_s > 0]
+        return min(known) / len(self.workers) if known else 0.0
+
+    def require(self) -> ModelInput:
+        """Return what the model takes.
+
+        Raises Unavailable saying what is missing.
+        """
+        if self._redis_trouble:
+            raise Unavailable(self._redis_trouble, retry_after_s=RETRY_AFTER_S)
+        if time.monotonic() - self._alive_at_s > self._worker_timeout_s:
+            raise Unavailable("no batcher is alive and warm; start one, or wait for it", retry_after_s=RETRY_AFTER_S)
+        if self._takes is None:
+            raise Unavailable("no batcher has said yet what its model takes", retry_after_s=RETRY_AFTER_S)
+        return self._takes
+
+    def redis_failed(self, exc: Unavailable) -> None:
+        """Take note that a command failed: until Redis answers again, requests are refused at once."""
+        if self.redis_is_up:
+            log.warning("Redis: %s", exc.__cause__ or exc)
+        self._redis_trouble = exc.message
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except (RedisUnreachable, UnfitRedis) as exc:
+                self.redis_failed(exc)
+            ready = self.redis_is_up and self.workers
+            await asyncio.sleep(LOOK_EVERY_S if ready else LOOK_AGAIN_S)
+
+    async def look(self) -> None:
+        """Look once.
+
+        Raises RedisUnreachable or UnfitRedis.
+        """
+        if not self.redis_is_up:
+            await self._queue.check_fitness()
+        workers = await self._queue.workers()
+        now_s = time.monotonic()
+        if not self.redis_is_up:
+            log.info("Redis is there")
+            self._redis_trouble = ""
+            self._alive_at_s = now_s  # an emptied Redis has forgotten its workers: give them time to beat
+        self._take_in([worker for worker in workers if worker.state in ("idle", "busy") and worker.takes], now_s)
+
+    def _take_in(self, warm: list[Worker], now_s: float) -> None:
+        self.workers = tuple(worker for worker in warm if worker.silent_s <= self._worker_timeout_s)
+        if self.workers:
+            freshest = min(self.workers, key=lambda worker: worker.silent_s)
+            self._alive_at_s = max(self._alive_at_s, now_s - freshest.silent_s)
+            self._takes = self._override(freshest.takes)
+
+
+def override_input(
+    *, shape: tuple[int, ...] | None, dtype: str | None, accepts: str | None, fit: str | None
+) -> Callable[[ModelInput | None], ModelInput | None]:
+    """Return a function that puts the configured parts in place of the published ones."""
+    changes = {"shape": shape, "dtype": dtype, "accepts": accepts, "fit": fit}
+    given = {name: value for name, value in changes.items() if value is not None}
+
+    def override(published: ModelInput | None) -> ModelInput | None:
+        if published is None and shape is None:
+            return None
+        return replace(published or ModelInput(shape or ()), **given)  # type: ignore[arg-type]  # validated by Settings
+
+    return override

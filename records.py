@@ -1,0 +1,223 @@
+r"""What crosses Redis, and its form in bytes: jobs, claims, settlements, results, workers. No I/O.
+
+payload   `<uuid> tensor <numpy dtype> <shape>\n<raw bytes>` or `<uuid> encoded - -\n<image file>`
+result    `<uuid> ok|error <queue_s> <model_s> <batch_size> <batch_id> <worker_id>\n<JSON>`
+The UUID inside each is looked at before anything is answered: a reply that reaches the wrong reader is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from errors import InternalError, ServiceError, from_code
+from inputs import ModelInput
+
+Verdict = Literal["run", "expired", "poison"]
+Admission = Literal["accepted", "full", "no_memory"]
+WorkerState = Literal["warming", "idle", "busy", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image in the queue: its UUID and its payload as bytes."""
+
+    uuid: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The jobs of one request, admitted all or none.
+
+    kept: nobody waits for the answer; the results stay until their time to live ends.
+    """
+
+    jobs: tuple[Job, ...]
+    remaining_s: float
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job under this worker's lease.
+
+    remaining_s: until its deadline, when the claim was made. last_code: of its last retryable error, "" if none.
+    """
+
+    uuid: str
+    verdict: Verdict
+    remaining_s: float
+    queued_s: float
+    api_id: str
+    last_code: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim was given, and what is left for the next.
+
+    lease_end_s: until the next lease of anybody ends, None where there is none.
+    wait_s: how long the oldest job may still wait for a fuller batch; 0: not at all.
+    """
+
+    id: str
+    jobs: tuple[ClaimedJob, ...]
+    left: int
+    lease_end_s: float | None
+    wait_s: float
+
+    @property
+    def block_s(self) -> float:
+        """How long the next claim may block: not at all while jobs are left, and never past the end of a lease."""
+        if self.wait_s > 0:
+            return self.wait_s
+        if self.left > 0:
+            return 0.0
+        return 1.0 if self.lease_end_s is None else min(1.0, max(0.01, self.lease_end_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What becomes of a claimed job. value: a result's bytes after the kind; for a release an error code."""
+
+    uuid: str
+    api_id: str
+    kind: Literal["ok", "error", "dead", "release"]
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a job spent its time, and in whose company."""
+
+    queue_s: float = 0.0
+    model_s: float = 0.0
+    batch_size: int = 0
+    batch_id: str = "-"
+    worker_id: str = "-"
+
+    def line(self) -> bytes:
+        """Return it as a result's first line."""
+        return f"{self.queue_s:.6f} {self.model_s:.6f} {self.batch_size} {self.batch_id} {self.worker_id}\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What settled a job. prediction: JSON bytes; error: set where there is no prediction."""
+
+    uuid: str
+    prediction: bytes
+    error: ServiceError | None
+    timing: Timing
+
+
+class Progress(IntEnum):
+    """What Redis says of a job that has no result."""
+
+    UNKNOWN = 0
+    WORKING = 1
+    OVERDUE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One running batcher as it describes itself.
+
+    silent_s: since its last beat. takes: None until its model is warm. batch_s: what a batch takes; 0: not known yet.
+    """
+
+    id: str
+    state: WorkerState
+    silent_s: float
+    takes: ModelInput | None
+    batch_s: float
+    model: str
+
+    def row(self) -> bytes:
+        """Return what it publishes, as JSON."""
+        takes = self.takes.to_dict() if self.takes else None
+        return orjson.dumps({"model": self.model, "takes": takes, "batch_s": round(self.batch_s, 6)})
+
+    @classmethod
+    def from_row(cls, worker_id: str, text: bytes, now_ms: float) -> Self:
+        """Read `<beat ms> <state> <JSON>`.
+
+        Raises ValueError, TypeError or KeyError where another version wrote it.
+        """
+        beat, state, row = text.split(b" ", 2)
+        values = orjson.loads(row)
+        takes = values["takes"]
+        return cls(
+            worker_id,
+            state.decode(),  # type: ignore[arg-type]  # its own words, shown as they are
+            max(0.0, now_ms - float(beat)) / 1000,
+            ModelInput.from_dict(takes) if takes else None,
+            float(values["batch_s"]),
+            str(values["model"]),
+        )
+
+
+def tensor_payload(uuid: str, tensor: NDArray[Any]) -> bytes:
+    """Return a C-contiguous tensor as a job's payload."""
+    shape = ",".join(map(str, tensor.shape))
+    return b"".join((f"{uuid} tensor {tensor.dtype.str} {shape}\n".encode(), tensor.data))
+
+
+def encoded_payload(uuid: str, image: bytes) -> bytes:
+    """Return an image file as a job's payload."""
+    return b"".join((f"{uuid} encoded - -\n".encode(), image))
+
+
+def read_payload(job: ClaimedJob) -> NDArray[Any] | bytes:
+    """Return the tensor (a read-only view) or the image file of a job.
+
+    Raises InternalError where the payload is another job's or cannot be read.
+    """
+    end = job.payload.find(b"\n")
+    uuid, _, header = job.payload[:end].partition(b" ")
+    if uuid.decode() != job.uuid:
+        raise InternalError("the image was mixed up on its way; send it again")
+    dtype, shape = _payload_header(header)
+    if dtype is None:
+        return job.payload[end + 1 :]
+    return np.frombuffer(job.payload, dtype, offset=end + 1).reshape(shape)
+
+
+@lru_cache(maxsize=256)
+def _payload_header(header: bytes) -> tuple[np.dtype[Any] | None, tuple[int, ...]]:
+    kind, dtype, shape = header.decode().split(" ")
+    if kind == "encoded":
+        return None, ()
+    return np.dtype(dtype), tuple(int(side) for side in shape.split(",") if side)
+
+
+def prediction_value(prediction: object, timing: Timing) -> bytes:
+    """Return a prediction as the value of an "ok" settlement.
+
+    Raises TypeError where it cannot be written as JSON.
+    """
+    return timing.line() + orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def error_value(error: ServiceError, timing: Timing) -> bytes:
+    """Return an error as the value of an "error" or "dead" settlement."""
+    return timing.line() + orjson.dumps({"code": error.code, "message": error.message})
+
+
+def read_result(raw: bytes) -> Result:
+    """Read a result as SETTLE wrote it."""
+    head, _, body = raw.partition(b"\n")
+    uuid, kind, queue_s, model_s, batch_size, batch_id, worker_id = head.decode().split(" ")
+    timing = Timing(float(queue_s), float(model_s), int(batch_size), batch_id, worker_id)
+    if kind == "ok":
+        return Result(uuid, body, None, timing)
+    error = orjson.loads(body)
+    return Result(uuid, b"null", from_code(error["code"], error["message"]), timing)

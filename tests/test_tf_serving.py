@@ -1,0 +1,484 @@
+"""The TF-Serving client against a real process over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from config import load_settings
+from errors import ModelFailed, ModelUnavailable, ServiceError, StartError
+from inputs import ModelInput
+from model_client import ModelClient, open_model
+from models.scaling import Scaling
+from models.tf_serving import TFServing
+
+SERVER = Path(__file__).with_name("tf_serving_server.py")
+PICTURE = ModelInput(shape=(4, 4, 3))
+LABELLED = ModelInput(shape=(4, 4))
+PAIR = ModelInput(shape=(2,), dtype="float32")
+ENCODED = ModelInput(shape=(), accepts="encoded")
+
+
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a model server; yield its process and port."""
+    command = [sys.executable, str(SERVER), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    url: str,
+    name: str,
+    takes: ModelInput = PICTURE,
+    *,
+    version: int | None = None,
+    signature: str = "serving_default",
+    timeout_s: float = 5.0,
+    scaling: Scaling | None = None,
+) -> AsyncIterator[ModelClient]:
+    """Open a client of the model server."""
+    client = TFServing(
+        url=url,
+        name=name,
+        version=version,
+        signature=signature,
+        timeout_s=timeout_s,
+        takes=takes,
+        scaling=scaling or Scaling(),
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Run one model server for this file."""
+    with serving() as (_, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def last_call(url: str) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(f"{url}/control/last", trust_env=False).json()
+    return answer
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def pictures(count: int, dtype: str = "uint8") -> NDArray[Any]:
+    """Return pictures whose sums are 0, 48, 96 and so on."""
+    return np.ones((count, *PICTURE.shape), dtype) * np.arange(count, dtype=dtype).reshape(-1, 1, 1, 1)
+
+
+def packed(*images: bytes) -> NDArray[Any]:
+    batch = np.empty(len(images), object)
+    batch[:] = images
+    return batch
+
+
+# What is sent
+
+
+async def test_a_batch_is_predicted_in_one_call_and_in_order(url: str) -> None:
+    async with opened(url, "sum") as model:
+        predictions = await model.predict(pictures(3))
+
+    assert predictions == [0.0, 48.0, 96.0]
+    assert last_call(url)["path"] == "/v1/models/sum:predict"
+    assert len(json.loads(last_call(url)["body"])["instances"]) == 3
+
+
+async def test_encoded_images_travel_as_base64(url: str) -> None:
+    async with opened(url, "encoded", ENCODED) as model:
+        predictions = await model.predict(packed(b"\xff\xd8\xff", b"", b"\x00" * 1000))
+
+    assert predictions == [{"bytes": 3}, {"bytes": 0}, {"bytes": 1000}]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64", "uint64"])
+async def test_integers_are_never_sent_as_floats(url: str, dtype: str) -> None:
+    batch = np.full((2, 4, 4), 2, dtype)
+
+    async with opened(url, "labels", ModelInput(shape=(4, 4), dtype=dtype)) as model:
+        predictions = await model.predict(batch)
+
+    assert predictions == [2, 2]
+    assert "." not in last_call(url)["body"]
+
+
+async def test_floats_for_an_integer_input_are_refused_by_the_server(url: str) -> None:
+    async with opened(url, "labels", ModelInput(shape=(4, 4), dtype="float32")) as model:
+        with pytest.raises(ModelFailed):
+            await model.predict(np.ones((1, 4, 4), np.float32))
+
+
+async def test_booleans_are_sent_as_true_and_false(url: str) -> None:
+    async with opened(url, "mask", ModelInput(shape=(4, 4), dtype="bool")) as model:
+        predictions = await model.predict(np.eye(4, dtype=bool)[np.newaxis])
+
+    assert predictions == [4]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", ">f4", ">f8"])
+async def test_floats_of_every_width_and_byte_order_arrive(url: str, dtype: str) -> None:
+    async with opened(url, "sum", ModelInput(shape=(4, 4, 3), dtype=dtype)) as model:
+        predictions = await model.predict(pictures(2).astype(dtype))
+
+    assert predictions == [0.0, 48.0]
+
+
+async def test_a_batch_that_is_not_contiguous_arrives_whole(url: str) -> None:
+    batch = np.asfortranarray(np.arange(96).reshape(2, 4, 4, 3))[::-1]
+
+    async with opened(url, "sum") as model:
+        predictions = await model.predict(batch)
+
+    assert predictions == [float(row.sum()) for row in batch]
+
+
+async def test_scaling_is_applied_once_a_batch(url: str) -> None:
+    scaling = Scaling(scale=0.5, mean=(1.0,), layout="nchw")
+    batch = np.full((2, 4, 3, 4), 4, np.uint8)
+
+    async with opened(url, "sum", ModelInput(shape=(4, 3, 4)), scaling=scaling) as model:
+        predictions = await model.predict(batch)
+
+    assert predictions == [48.0, 48.0]
+    sent = np.array(json.loads(last_call(url)["body"])["instances"])
+    assert sent.shape == (2, 4, 4, 3)
+
+
+async def test_numbers_that_are_not_finite_reach_the_model_as_they_are(url: str) -> None:
+    batch = np.array([[1, math.nan], [math.inf, 1], [-math.inf, 1], [1, 2]], np.float32)
+
+    async with opened(url, "two_outputs", PAIR) as model:
+        predictions: Any = await model.predict(batch)
+
+    assert math.isnan(predictions[0]["total"])
+    assert [row["total"] for row in predictions[1:]] == [math.inf, -math.inf, 3.0]
+    assert np.array_equal([row["parts"] for row in predictions], batch, equal_nan=True)
+
+
+async def test_name_and_version_become_the_path(url: str) -> None:
+    async with opened(url, "a b/c", version=3) as model:
+        await model.warm_up()
+        predictions = await model.predict(pictures(1))
+
+    assert predictions == [0.0]
+    assert last_call(url)["path"] == "/v1/models/a%20b%2Fc/versions/3:predict"
+
+
+async def test_the_signature_is_named_in_the_call(url: str) -> None:
+    async with opened(url, "sum", signature="other") as model:
+        await model.predict(pictures(1))
+
+    assert json.loads(last_call(url)["body"])["signature_name"] == "other"
+
+
+async def test_calls_one_after_the_other_share_a_connection(url: str) -> None:
+    async with opened(url, "sum") as model:
+        before = last_call(url).get("connections", 0)
+        for _ in range(5):
+            await model.predict(pictures(1))
+
+    assert last_call(url)["connections"] == before + 1
+
+
+async def test_proxies_of_the_environment_are_not_used(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+
+    async with opened(url, "sum") as model:
+        predictions = await model.predict(pictures(1))
+
+    assert predictions == [0.0]
+
+
+# What comes back
+
+
+async def test_several_outputs_are_one_object_a_row(url: str) -> None:
+    async with opened(url, "two_outputs", PAIR) as model:
+        predictions = await model.predict(np.array([[1, 2]], np.float32))
+
+    assert predictions == [{"total": 3.0, "parts": [1.0, 2.0]}]
+
+
+async def test_nan_and_infinity_in_an_answer_are_read(url: str) -> None:
+    async with opened(url, "nan", PAIR) as model:
+        predictions: Any = await model.predict(np.zeros((1, 2), np.float32))
+
+    assert math.isnan(predictions[0][0])
+    assert predictions[0][1:] == [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, ModelFailed),
+        (401, ModelUnavailable),
+        (403, ModelUnavailable),
+        (404, ModelUnavailable),
+        (409, ModelUnavailable),
+        (413, ModelFailed),
+        (418, ModelUnavailable),
+        (429, ModelUnavailable),
+        (499, ModelUnavailable),
+        (500, ModelFailed),
+        (501, ModelFailed),
+        (502, ModelUnavailable),
+        (503, ModelUnavailable),
+        (504, ModelUnavailable),
+    ],
+)
+@pytest.mark.parametrize("speaker", ["fail", "html"])
+async def test_every_status_of_the_contract_has_its_error_and_tells_clients_nothing_of_the_server(
+    url: str, speaker: str, status: int, error: type[ServiceError]
+) -> None:
+    async with opened(url, f"{speaker}-{status}") as model:
+        with pytest.raises(error) as caught:
+            await model.predict(pictures(1))
+
+    assert type(caught.value) is error
+    assert len(caught.value.message) < 80
+    assert not any(text in caught.value.message for text in ("127.0.0.1", "xxx", "html", "Gateway"))
+
+
+async def test_the_log_holds_neither_a_long_answer_nor_values_of_the_request(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "models.tf_serving")
+    async with opened(url, "fail-500") as model, opened(url, "labels", LABELLED) as labels:
+        with pytest.raises(ModelFailed):
+            await model.predict(pictures(1))
+        with pytest.raises(ModelFailed):
+            await labels.predict(np.full((1, 4, 4), 7.125, np.float32))
+
+    records = [record.getMessage() for record in caplog.records if record.name == "models.tf_serving"]
+    assert len(records) == 2
+    assert all(len(record) < 400 and "\n" not in record and "7.125" not in record for record in records)
+
+
+@pytest.mark.parametrize("name", ["few", "garbage", "html-200"])
+async def test_an_answer_that_makes_no_sense_is_the_servers_fault(url: str, name: str) -> None:
+    async with opened(url, name) as model:
+        with pytest.raises(ModelUnavailable, match="no sense"):
+            await model.predict(pictures(2))
+
+
+async def test_rows_that_the_model_cannot_take_are_refused(url: str) -> None:
+    async with opened(url, "sum") as model:
+        with pytest.raises(ModelFailed, match="shape"):
+            await model.predict(np.zeros((1, 5, 4, 3), np.uint8))
+
+
+async def test_a_batch_over_the_servers_limit_is_refused_so_that_it_is_split(url: str) -> None:
+    async with opened(url, "sum") as model:
+        with pytest.raises(ModelFailed):
+            await model.predict(pictures(65))
+        predictions = await model.predict(pictures(64))
+
+    assert len(predictions) == 64
+
+
+# What goes wrong on the way
+
+
+@pytest.mark.parametrize("name", ["slow-5", "drip-5"])
+async def test_a_call_ends_at_its_time_limit_also_where_bytes_trickle_in(url: str, name: str) -> None:
+    started = monotonic()
+    async with opened(url, name, timeout_s=0.3) as model:
+        with pytest.raises(ModelUnavailable):
+            await model.predict(pictures(1))
+
+    assert monotonic() - started < 1.5
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with opened(f"http://127.0.0.1:{closed_port()}", "sum") as model:
+        with pytest.raises(ModelUnavailable, match="does not answer"):
+            await model.predict(pictures(1))
+
+
+@pytest.mark.parametrize("name", ["cut", "drop"])
+async def test_a_connection_cut_by_the_server_is_unavailable(url: str, name: str) -> None:
+    async with opened(url, name) as model:
+        with pytest.raises(ModelUnavailable, match="does not answer"):
+            await model.predict(pictures(1))
+
+
+async def test_a_kept_connection_that_the_server_has_closed_costs_no_failure(url: str) -> None:
+    async with opened(url, "stale") as model:
+        predictions = [await model.predict(pictures(2)) for _ in range(4)]
+
+    assert predictions == [[0.0, 48.0]] * 4
+
+
+async def test_a_server_killed_in_a_call_and_started_again_answers_again() -> None:
+    with serving() as (process, port):
+        async with opened(f"http://127.0.0.1:{port}", "sum") as model:
+            await model.predict(pictures(1))
+            async with opened(f"http://127.0.0.1:{port}", "slow-5") as slow:
+                call = asyncio.create_task(slow.predict(pictures(1)))
+                await until_called(f"http://127.0.0.1:{port}", "slow-5")
+                process.kill()
+                process.wait()
+                with pytest.raises(ModelUnavailable):
+                    await call
+            with pytest.raises(ModelUnavailable):
+                await model.predict(pictures(1))
+            with serving(port):
+                predictions = await model.predict(pictures(2))
+
+    assert predictions == [0.0, 48.0]
+
+
+async def until_called(url: str, name: str) -> None:
+    """Wait until a predict call for a model has arrived."""
+    deadline = monotonic() + 5
+    while monotonic() < deadline:
+        if name in (await asyncio.to_thread(last_call, url)).get("path", ""):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"no call for {name}")
+
+
+async def test_a_call_that_is_given_up_leaves_the_client_usable(url: str) -> None:
+    async with opened(url, "slow-0.2") as slow:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await slow.predict(pictures(1))
+        predictions = await slow.predict(pictures(2))
+
+    assert predictions == [0.0, 48.0]
+
+
+# Warm-up
+
+
+async def test_warm_up_predicts_one_blank_tensor(url: str) -> None:
+    async with opened(url, "sum") as model:
+        await model.warm_up()
+
+    assert json.loads(last_call(url)["body"])["instances"] == np.zeros((1, 4, 4, 3)).tolist()
+
+
+async def test_warm_up_for_encoded_images_asks_for_the_status_only(url: str) -> None:
+    async with opened(url, "sum") as tensors, opened(url, "encoded", ENCODED) as model:
+        await tensors.predict(pictures(1))
+        await model.warm_up()
+
+    assert last_call(url)["path"] == "/v1/models/sum:predict"
+
+
+async def test_a_model_that_loads_is_waited_for(url: str) -> None:
+    async with opened(url, "loading-2", version=3) as model:
+        for _ in range(2):
+            with pytest.raises(ModelUnavailable, match=r"waiting for the model loading-2 version 3: .*LOADING"):
+                await model.warm_up()
+        await model.warm_up()
+
+
+async def test_a_version_that_loads_is_waited_for_while_another_is_there(url: str) -> None:
+    async with opened(url, "sum", version=4) as model:
+        with pytest.raises(ModelUnavailable, match="version 4 is LOADING"):
+            await model.warm_up()
+
+
+@pytest.mark.parametrize(("name", "version"), [("nothing", None), ("sum", 9), ("sum", 0)])
+async def test_a_model_that_is_not_known_yet_is_waited_for(url: str, name: str, version: int | None) -> None:
+    async with opened(url, name, version=version) as model:
+        with pytest.raises(ModelUnavailable, match=f"waiting for the model {name}"):
+            await model.warm_up()
+
+
+@pytest.mark.parametrize("name", ["fail-503", "fail-500", "html-502", "garbage", "drop"])
+async def test_warm_up_waits_for_a_server_that_cannot_predict_yet(url: str, name: str) -> None:
+    async with opened(url, name) as model:
+        with pytest.raises(ModelUnavailable):
+            await model.warm_up()
+
+
+async def test_warm_up_waits_for_a_server_that_is_not_there_or_speaks_otherwise(url: str) -> None:
+    async with opened(f"http://127.0.0.1:{closed_port()}", "sum") as away:
+        with pytest.raises(ModelUnavailable):
+            await away.warm_up()
+    async with opened(f"{url}/control/last?", "sum") as other:
+        with pytest.raises(ModelUnavailable):
+            await other.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("name", "takes", "signature", "said"),
+    [
+        ("sum", ModelInput(shape=(5, 5, 3)), "serving_default", r"must have the shape \[4, 4, 3\]"),
+        ("sum", PICTURE, "misspelt", r'"misspelt" not found in signature def'),
+        ("labels", ModelInput(shape=(4, 4), dtype="float32"), "serving_default", "not of expected type: int32"),
+        ("half", ModelInput(shape=(4, 4), dtype="float16"), "serving_default", "to type: half"),
+        ("two_inputs", PAIR, "serving_default", "multiple input tensors required"),
+    ],
+)
+async def test_a_model_that_takes_something_else_stops_the_start_and_says_what_the_server_said(
+    url: str, name: str, takes: ModelInput, signature: str, said: str
+) -> None:
+    async with opened(url, name, takes, signature=signature) as model:
+        with pytest.raises(StartError, match=said):
+            await model.warm_up()
+
+
+@pytest.mark.parametrize("address", ["http://", "http://host:port", "http://[::1"])
+async def test_an_address_that_cannot_be_one_stops_the_start(address: str) -> None:
+    with pytest.raises(StartError, match="MICROBATCH_TF_SERVING_URL"):
+        async with opened(address, "sum"):
+            pass
+
+
+# From the settings
+
+
+async def test_the_settings_open_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MICROBATCH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MICROBATCH_MODEL", "tf-serving")
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_URL", url)
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_NAME", "sum")
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_VERSION", "3")
+    monkeypatch.setenv("MICROBATCH_INPUT_SHAPE", "4,4,3")
+    monkeypatch.setenv("MICROBATCH_INPUT_SCALE", "0.5")
+
+    model = open_model(load_settings())
+    await model.warm_up()
+    predictions = await model.predict(pictures(2))
+    await model.close()
+
+    assert predictions == [0.0, 24.0]
+    assert model.takes == PICTURE
+    assert not model.in_process

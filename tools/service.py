@@ -1,0 +1,138 @@
+"""Redis, batchers and api as child processes of one runner."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from config import Settings
+from errors import StartError
+from tools.local_redis import find_redis, log_path, private_directory, redis_command, socket_path, wait_until_up
+from tools.processes import KeptProcess, say, stop_in_order
+
+EXTRA_GRACE_S = 2.0  # what a process may take beyond its own grace before it is killed
+PROBE_TIMEOUT_S = 2.0
+FIRST_CHOICE = 8000
+LAST_PORT = 65_535
+WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What /health/ready says: whether the service is ready, with how many workers, or what is missing."""
+
+    ready: bool
+    workers: int
+    missing: str
+
+
+class LocalService:
+    """Redis, batchers and api as child processes of this one."""
+
+    def __init__(self, settings: Settings, *, batchers: int, host: str, port: int) -> None:
+        self._settings = settings
+        self._batchers = batchers
+        self._host = WILDCARDS.get(host, host)
+        self._bind = host
+        self._port = port
+        self._grace_s = settings.shutdown_grace_s + EXTRA_GRACE_S
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self._stages: list[list[KeptProcess]] = []  # in the order of stopping
+        self._on_stop = ExitStack()
+
+    @property
+    def url(self) -> str:
+        """Where the api is reached from this machine."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+
+    def start(self) -> None:
+        """Start everything; who calls this also calls `stop`, even when it fails.
+
+        Raises StartError when there is no Redis or it does not start.
+        """
+        if "redis_url" in self._settings.model_fields_set:
+            say("using the Redis at REDIS_URL")
+        else:
+            self._start_redis()
+        batcher = [sys.executable, "batcher.py"]
+        self._start_stage([self._process(f"batcher-{i + 1}", batcher) for i in range(self._batchers)])
+        self._start_stage([self._process("api", self._api_command())])
+
+    def stop(self, hurried: Callable[[], bool] = lambda: False) -> bool:
+        """Stop the api, then the batchers, then Redis; return whether none had to be killed."""
+        with self._on_stop:
+            return stop_in_order(self._stages, self._grace_s, hurried=hurried)
+
+    def health(self) -> Health:
+        """Ask the api whether it is ready."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/health/ready")
+            response = connection.getresponse()
+            body = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return Health(ready=False, workers=0, missing="the api does not answer yet")
+        finally:
+            connection.close()
+        if not isinstance(body, dict):
+            return Health(ready=False, workers=0, missing="something else answers on this port")
+        ready = response.status == http.HTTPStatus.OK
+        return Health(ready, int(body.get("workers", 0)), str(body.get("detail", f"status {response.status}")))
+
+    def _start_redis(self) -> None:
+        server = find_redis()
+        directory = self._on_stop.enter_context(private_directory())
+        say(f"using a private Redis ({server.path}, {server.version})")
+        redis = KeptProcess(
+            "redis",
+            redis_command(server, directory),
+            env=self._env,
+            grace_s=self._grace_s,
+            remove=directory,
+            log=log_path(directory),
+        )
+        self._start_stage([redis])
+        wait_until_up(directory)
+        self._env["REDIS_URL"] = f"unix://{socket_path(directory)}"
+
+    def _api_command(self) -> list[str]:
+        grace_s = max(1, math.ceil(self._settings.shutdown_grace_s))
+        options = {"host": self._bind, "port": str(self._port), "timeout-graceful-shutdown": str(grace_s)}
+        flags = [part for key, value in options.items() for part in (f"--{key}", value)]
+        return [sys.executable, "-m", "uvicorn", "api:app", *flags, "--no-access-log"]
+
+    def _process(self, name: str, command: list[str]) -> KeptProcess:
+        return KeptProcess(name, command, env=self._env, grace_s=self._grace_s)
+
+    def _start_stage(self, stage: list[KeptProcess]) -> None:
+        self._stages.insert(0, stage)
+        for process in stage:
+            process.start()
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens just now."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise StartError where nothing can listen on the port."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn: else TIME_WAIT is in the way
+            trial.bind(address)
+    except OSError as exc:
+        other = port + 1 if port < LAST_PORT else FIRST_CHOICE
+        raise StartError(
+            f"cannot listen on {host}:{port} ({exc.strerror}); choose another port: make run PORT={other}"
+        ) from exc
