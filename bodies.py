@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import Any
 
@@ -143,11 +143,15 @@ async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[U
     Raises BadRequest, TooLarge for too many images.
     """
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = _InMemoryParser(
-        Headers({"content-type": content_type}), stream(), max_files=max_images + 1, max_fields=max_images, max_part_size=len(body)
+        Headers({"content-type": content_type}),
+        stream(),
+        max_files=max_images + 1,
+        max_fields=max_images,
+        max_part_size=len(body),
     )
     try:
         form = await parser.parse()
@@ -155,8 +159,10 @@ async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[U
         if "Too many files" in str(exc):
             raise _too_many(max_images) from exc
         raise BadRequest("the multipart body cannot be read; send each image as a file part") from exc
-    async with _closing(form):
+    try:
         return [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    finally:
+        await form.close()
 
 
 def _too_large(max_body_bytes: int) -> TooLarge:

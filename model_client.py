@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from config import Settings
 from errors import StartError
-from inputs import ModelInput
+from inputs import Accepts, ModelInput
 from models.digits import Digits
 from models.scaling import Scaling
 from models.simulated import Simulated
@@ -170,7 +170,7 @@ def _open_python(path: str, settings: Settings, scaling: Scaling) -> ModelClient
 
 def _declared(model: object) -> ModelInput | None:
     """Read what a Python model says of its input in attributes of its own."""
-    accepts = getattr(model, "accepts", "tensor")
+    accepts: Accepts = getattr(model, "accepts", "tensor")
     shape = getattr(model, "input_shape", None)
     if shape is None and accepts == "tensor":
         return None

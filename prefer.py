@@ -28,4 +28,6 @@ def preferences(headers: Iterable[str]) -> Preferences:
             name, _, value = preference.split(";")[0].partition("=")
             found.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = found.get("wait", "")
-    return Preferences(int(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None, "respond-async" in found)
+    return Preferences(
+        int(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None, "respond-async" in found
+    )

@@ -41,7 +41,7 @@ class Scaling:
 
     def _scale(self, batch: NDArray[Any]) -> NDArray[Any]:
         wide = np.float64 if batch.dtype == np.float64 or self.dtype == "float64" else np.float32
-        scaled = batch.astype(wide)
+        scaled: NDArray[np.floating[Any]] = batch.astype(wide)
         scaled *= wide(self.scale)
         if self.mean:
             scaled -= np.asarray(self.mean, wide)

@@ -1,0 +1,62 @@
+"""What goes back over HTTP: predictions, problems (RFC 9457), and the headers that say where the time went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import orjson
+from starlette.responses import Response
+
+from errors import ServiceError
+from records import Result, Timing
+
+
+def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as problem+json; Retry-After in whole seconds where it is known."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.http_status).phrase,
+        "status": error.http_status,
+        "code": error.code,
+        "detail": error.message,
+    }
+    response = Response(orjson.dumps(body), error.http_status, headers, "application/problem+json")
+    if error.http_status in (429, 503):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s or 1))
+    return response
+
+
+def accepted(request_id: str) -> Response:
+    """Return 202: the answer will be at Location."""
+    body = orjson.dumps({"id": request_id, "status": "accepted"})
+    return Response(body, 202, {"Location": f"/results/{request_id}"}, "application/json")
+
+
+def predictions(request_id: str, outcomes: Sequence[Result | ServiceError]) -> Response:
+    """Return one element an image, in order; where all failed, the first one's error."""
+    errors = [outcome if isinstance(outcome, ServiceError) else outcome.error for outcome in outcomes]
+    if errors[0] is not None and all(errors):
+        return problem(errors[0])
+    elements = [_element(outcome) for outcome in outcomes]
+    body = b'{"id":"%b","predictions":[%b]}' % (request_id.encode(), b",".join(elements))
+    return Response(body, 200, media_type="application/json")
+
+
+def add_timing(
+    response: Response, outcomes: Sequence[Result | ServiceError], *, decode_s: float, total_s: float
+) -> None:
+    """Say why it took its time: of several images, the slowest."""
+    timings = [outcome.timing for outcome in outcomes if isinstance(outcome, Result)]
+    slowest = max(timings, key=lambda timing: timing.queue_s + timing.model_s, default=Timing())
+    parts = {"decode": decode_s, "queue": slowest.queue_s, "model": slowest.model_s, "total": total_s}
+    response.headers["Server-Timing"] = ", ".join(f"{name};dur={s * 1000:.2f}" for name, s in parts.items())
+    response.headers["Microbatch-Batch-Size"] = str(slowest.batch_size)
+
+
+def _element(outcome: Result | ServiceError) -> bytes:
+    error = outcome if isinstance(outcome, ServiceError) else outcome.error
+    if error is not None:
+        return orjson.dumps({"error": {"code": error.code, "message": error.message}})
+    return outcome.prediction if isinstance(outcome, Result) else b"null"
