@@ -20,6 +20,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY *.py ./
 COPY lua lua/
 COPY models models/
+COPY page page/
 COPY tools/__init__.py tools/alive.py tools/
 USER 10001:10001
 EXPOSE 8000

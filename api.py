@@ -9,11 +9,15 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -38,6 +42,7 @@ from records import Job, Progress, Result
 from results import Results
 from telemetry import Metrics, set_up_logging
 
+SWAGGER_UI = Path(__file__).parent / "page" / "vendor" / "swagger-ui"
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 REQUEST_ID = re.compile(rf"({UUID})(?:\.([1-9]\d{{0,3}}))?")
 SAMPLE_DIGIT = (  # a PNG of 8x8 pixels, so that the example in /docs can be executed as it is
@@ -184,9 +189,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service.intake.close()
         await service.queue.close()
 
-    app = FastAPI(title="Model micro-batching API", version="0.1.0", lifespan=lifespan)
+    app = FastAPI(title="Model micro-batching API", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
     _add_predictions(app)
     _add_health(app)
+    _add_docs(app)
     _add_handlers(app)
     return app
 
@@ -236,6 +242,25 @@ def _add_health(app: FastAPI) -> None:
         except RedisUnreachable:
             service.metrics.queue_depth.set(float("nan"))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Serve Swagger UI from the copy in the repository: FastAPI's own page loads it from another host."""
+    app.mount("/docs/assets", StaticFiles(directory=SWAGGER_UI), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="data:,",
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
 
 def _add_handlers(app: FastAPI) -> None:
