@@ -257,6 +257,17 @@ def test_the_pause_before_a_restart_doubles(
     assert "program ended (exit code 9); starting it again in 1 s\n" in said
 
 
+def test_what_cannot_be_started_is_tried_again(
+    kept: Callable[[str], KeptProcess], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], mark: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")  # as when the .venv is deleted under the runner
+    process = kept(UP)
+    until(lambda: "program ended (cannot be started: No such file or directory)" in capfd.readouterr().err)
+
+    assert not process.join(0)
+    assert not marked(mark)
+
+
 def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(
     kept: Callable[[str], KeptProcess], mark: str
 ) -> None:

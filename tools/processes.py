@@ -83,16 +83,24 @@ class KeptProcess:
     def _keep(self) -> None:
         """Run it again and again until it is to stop."""
         delay_s = FIRST_DELAY_S
-        while (guard := self._spawn()) is not None:
+        while not self._stopping.is_set():
             started = time.monotonic()
-            code = self._follow(guard)
+            how = self._run_once()
             if time.monotonic() - started >= SETTLED_S:
                 delay_s = FIRST_DELAY_S
             if self._stopping.is_set():
                 return
-            say(f"{self.name} ended ({ending(code)}{self._last_words()}); starting it again in {delay_s:g} s")
+            say(f"{self.name} ended ({how}); starting it again in {delay_s:g} s")
             self._stopping.wait(delay_s)
             delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+
+    def _run_once(self) -> str:
+        """Run it until it ends; return how it ended."""
+        try:
+            guard = self._spawn()
+        except OSError as exc:  # no more processes or memory, or the .venv was deleted: both may come back
+            return f"cannot be started: {exc.strerror}"
+        return ending(self._follow(guard)) + self._last_words() if guard else "stopped"
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         """Start the guard with the command, or return None if it is to stop.
