@@ -48,6 +48,8 @@ from telemetry import set_up_logging
 
 RETRY_S = (0.05, 0.1, 0.2, 0.5)
 """Pauses between tries while Redis or the model is away; the last one repeats."""
+SHORT_WAIT_S = 0.1
+"""A wait for company up to this is slept: a quiet Redis looks at the end of a blocking wait ten times a second only."""
 HUNG = 70
 """Exit code of a batcher whose own model hangs: whoever runs it starts it again."""
 
@@ -114,6 +116,9 @@ class Batcher:
         self._block_s = claim.block_s
         if claim.jobs:
             await self._serve(claim)
+        elif 0 < claim.wait_s <= SHORT_WAIT_S:
+            await asyncio.sleep(claim.wait_s)
+            self._block_s = 0.0
 
     async def leave(self) -> None:
         """Give back what is held, without counting it as a death, and take this worker off the list."""
