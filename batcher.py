@@ -13,37 +13,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import NoReturn
 from uuid import uuid4
 
 import uvloop
 
-from batching import Batch, BatchEstimate, group
+from batching import BatchEstimate
 from config import Settings, load_settings
-from errors import (
-    DeadlineExceeded,
-    InternalError,
-    ModelFailed,
-    ModelUnavailable,
-    RedisUnreachable,
-    ServiceError,
-    StartError,
-    UnfitRedis,
-    from_code,
-)
+from errors import ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
+from inference import Inference
 from jobs import JobQueue
 from model_client import ModelClient, open_model
-from records import (
-    Claim,
-    ClaimedJob,
-    Settlement,
-    Timing,
-    Worker,
-    WorkerState,
-    error_value,
-    prediction_value,
-    read_payload,
-)
+from records import Claim, ClaimedJob, Settlement, Worker, WorkerState
 from telemetry import set_up_logging
 
 RETRY_S = (0.05, 0.1, 0.2, 0.5)
@@ -59,15 +41,16 @@ log = logging.getLogger("batcher")
 class Batcher:
     """One worker: it holds at most one claim at a time.
 
-    model_timeout_s: after this a call to a remote model is cut; a thread cannot be, so an in-process model's
-    process ends instead and its leases run out.
+    model_timeout_s: how long one call may take, and so how long its leases are extended.
     """
 
     def __init__(
         self,
         queue: JobQueue,
         model: ModelClient,
+        inference: Inference,
         *,
+        worker_id: str,
         model_name: str,
         max_batch_size: int,
         max_wait_s: float,
@@ -79,6 +62,8 @@ class Batcher:
     ) -> None:
         self._queue = queue
         self._model = model
+        self._inference = inference
+        self._id = worker_id
         self._model_name = model_name
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
@@ -87,11 +72,10 @@ class Batcher:
         self._model_timeout_s = model_timeout_s
         self._result_ttl_s = result_ttl_s
         self._estimate = estimate
-        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}"
         self._state: WorkerState = "warming"
         self._held: dict[str, ClaimedJob] = {}
         self._held_claim = "-"
-        self._held_since_s = 0.0
+        self._moved_on_s = 0.0
         self._block_s = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -115,7 +99,8 @@ class Batcher:
             return
         self._block_s = claim.block_s
         if claim.jobs:
-            await self._serve(claim)
+            async for settlements in self._inference.run(claim.jobs):
+                await self._settle(claim.id, settlements)
         elif 0 < claim.wait_s <= SHORT_WAIT_S:
             await asyncio.sleep(claim.wait_s)
             self._block_s = 0.0
@@ -195,65 +180,8 @@ class Batcher:
     def _hold(self, claim: Claim) -> None:
         self._held = {job.uuid: job for job in claim.jobs}
         self._held_claim = claim.id
-        self._held_since_s = time.monotonic()
+        self._moved_on_s = time.monotonic()
         self._state = "busy" if claim.jobs else "idle"
-
-    async def _serve(self, claim: Claim) -> None:
-        """Settle what cannot run, then run the rest, one model call for each shape and dtype."""
-        runnable, settlements = [], []
-        for job in claim.jobs:
-            refusal = _refusal(job)
-            if refusal is None:
-                try:
-                    runnable.append((job, read_payload(job)))
-                except InternalError as exc:
-                    refusal = Settlement(job.uuid, job.api_id, "error", error_value(exc, Timing()))
-            if refusal is not None:
-                settlements.append(refusal)
-        if settlements:
-            await self._settle(claim.id, settlements)
-        for batch in group(runnable):
-            await self._settle(claim.id, await self._predict(batch))
-
-    async def _predict(self, batch: Batch) -> list[Settlement]:
-        """Call the model once; an error of the whole batch becomes each job's."""
-        started_s = time.monotonic()
-        batch_id = uuid4().hex[:12]
-        try:
-            predictions = await self._call_model(batch)
-        except ServiceError as exc:
-            log.warning("batch %s of %d failed: %s", batch_id, len(batch.jobs), exc)
-            predictions = [exc] * len(batch.jobs)
-        except Exception:
-            log.exception("batch %s of %d: the model raised", batch_id, len(batch.jobs))
-            predictions = [ModelFailed("the model failed on this image's batch")] * len(batch.jobs)
-        ended_s = time.monotonic()
-        model_s = ended_s - started_s
-        self._estimate.add(model_s, now_s=ended_s)
-        log.debug("batch %s of %d took %.4f s", batch_id, len(batch.jobs), model_s)
-        waited_s = started_s - self._held_since_s
-        return [
-            _settlement(job, prediction, Timing(job.queued_s + waited_s, model_s, len(batch.jobs), batch_id, self._id))
-            for job, prediction in zip(batch.jobs, predictions, strict=True)
-        ]
-
-    async def _call_model(self, batch: Batch) -> Sequence[object]:
-        """Call the model within its time.
-
-        Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
-        """
-        try:
-            async with asyncio.timeout(self._model_timeout_s):
-                predictions = await self._model.predict(batch.images)
-        except TimeoutError as exc:
-            if self._model.in_process:
-                log.critical("the model hangs: no answer in %s s; leaving", self._model_timeout_s)
-                _exit_now(HUNG)
-            raise ModelUnavailable("the model did not answer in time; try again later") from exc
-        if len(predictions) != len(batch.jobs):
-            log.error("the model gave %d predictions for %d images", len(predictions), len(batch.jobs))
-            raise ModelFailed("the model gave a wrong number of predictions")
-        return predictions
 
     async def _settle(self, claim_id: str, settlements: list[Settlement]) -> None:
         """Settle, again and again while Redis is away and somebody may still wait for the answer."""
@@ -269,6 +197,7 @@ class Batcher:
                 await asyncio.sleep(pause_s)
         for one in settlements:
             del self._held[one.uuid]
+        self._moved_on_s = time.monotonic()
 
     async def _beat_forever(self) -> None:
         while True:
@@ -279,8 +208,8 @@ class Batcher:
             await asyncio.sleep(min(1.0, self._lease_s / 3))
 
     async def _beat(self) -> None:
-        """Publish this worker's row; extend its leases while the batch is younger than it may become."""
-        young = time.monotonic() - self._held_since_s < self._model_timeout_s + self._lease_s
+        """Publish this worker's row; extend its leases while the running call is younger than it may become."""
+        young = time.monotonic() - self._moved_on_s < self._model_timeout_s + self._lease_s
         worker = Worker(
             self._id,
             self._state,
@@ -291,33 +220,6 @@ class Batcher:
         )
         uuids = list(self._held) if young else []
         await self._queue.beat(worker, lease_s=self._lease_s, claim_id=self._held_claim, uuids=uuids)
-
-
-def _refusal(job: ClaimedJob) -> Settlement | None:
-    """Return how a job is settled that must not run, None for one that may."""
-    if job.verdict == "run":
-        return None
-    timing = Timing(queue_s=job.queued_s)
-    if job.verdict == "poison":
-        given_up = ModelFailed("this image ended the process that ran it, several times; it was given up")
-        return Settlement(job.uuid, job.api_id, "dead", error_value(given_up, timing))
-    late = "the job's time was over before a model was free"
-    error = from_code(job.last_code, late) if job.last_code else DeadlineExceeded(late)
-    return Settlement(job.uuid, job.api_id, "error", error_value(error, timing))
-
-
-def _settlement(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:
-    """Return how a job is settled whose turn has come: by its prediction, or by an error of its own."""
-    if not isinstance(prediction, Exception):
-        try:
-            return Settlement(job.uuid, job.api_id, "ok", prediction_value(prediction, timing))
-        except TypeError as exc:
-            log.error("a prediction cannot be written as JSON: %s", exc)  # noqa: TRY400  # the traceback is orjson's
-            prediction = ModelFailed("the model's prediction cannot be written as JSON")
-    if not isinstance(prediction, ServiceError):
-        log.warning("the model failed on one image: %s", type(prediction).__name__)
-        prediction = ModelFailed("the model failed on this image")
-    return Settlement(job.uuid, job.api_id, "error", error_value(prediction, timing))
 
 
 def _pauses() -> Iterable[float]:
@@ -334,7 +236,7 @@ async def _sleep_unless(stopping: asyncio.Event, pause_s: float) -> None:
         pass
 
 
-def _exit_now(code: int) -> None:
+def _exit_now(code: int) -> NoReturn:
     """End the process though a thread hangs in it."""
     logging.shutdown()
     os._exit(code)
@@ -349,18 +251,7 @@ async def serve(settings: Settings, model: ModelClient) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
-    batcher = Batcher(
-        queue,
-        model,
-        model_name=settings.model,
-        max_batch_size=settings.max_batch_size,
-        max_wait_s=settings.max_wait_s,
-        lease_s=settings.lease_s,
-        max_solo=settings.max_solo,
-        model_timeout_s=settings.model_timeout_s,
-        result_ttl_s=settings.result_ttl_s,
-        estimate=BatchEstimate(cap_s=settings.request_timeout_s / 2),
-    )
+    batcher = _assemble(settings, queue, model)
     running = asyncio.create_task(batcher.run(stopping))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -374,6 +265,32 @@ async def serve(settings: Settings, model: ModelClient) -> None:
     await running
     await model.close()
     await queue.close()
+
+
+def _assemble(settings: Settings, queue: JobQueue, model: ModelClient) -> Batcher:
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}"
+    estimate = BatchEstimate(cap_s=settings.request_timeout_s / 2)
+    inference = Inference(
+        model,
+        model_timeout_s=settings.model_timeout_s,
+        estimate=estimate,
+        worker_id=worker_id,
+        on_hang=lambda: _exit_now(HUNG),
+    )
+    return Batcher(
+        queue,
+        model,
+        inference,
+        worker_id=worker_id,
+        model_name=settings.model,
+        max_batch_size=settings.max_batch_size,
+        max_wait_s=settings.max_wait_s,
+        lease_s=settings.lease_s,
+        max_solo=settings.max_solo,
+        model_timeout_s=settings.model_timeout_s,
+        result_ttl_s=settings.result_ttl_s,
+        estimate=estimate,
+    )
 
 
 def main() -> int:

@@ -268,11 +268,23 @@ def test_what_cannot_be_started_is_tried_again(
     assert not marked(mark)
 
 
+def shown(capsys: pytest.CaptureFixture[str], text: str, times: int = 1) -> None:
+    """Wait until the kept processes have written a text so often: their signal handlers are set before."""
+    said = ""
+
+    def enough() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return said.count(text) >= times
+
+    until(enough)
+
+
 def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(
-    kept: Callable[[str], KeptProcess], mark: str
+    kept: Callable[[str], KeptProcess], mark: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = kept(STUBBORN)
-    until(lambda: bool(find(mark, "SIG_IGN")))
+    shown(capsys, "| up")
 
     clean = stop_in_order([[process]], 0.3)
 
@@ -280,19 +292,19 @@ def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(
     until(lambda: not marked(mark))
 
 
-def test_stages_are_stopped_one_after_the_other(tmp_path: Path, mark: str) -> None:
+def test_stages_are_stopped_one_after_the_other(tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "order"
 
     def process(name: str) -> KeptProcess:
         leave = f"time.sleep(0.2), open({str(log)!r}, 'a').write({name!r}), sys.exit()"
-        program = f"import signal, sys, time; signal.signal(15, lambda *_: ({leave})); time.sleep(60)  # {name}"
-        return KeptProcess(name, [sys.executable, "-c", program], env={**os.environ, MARK: mark}, grace_s=1)
+        program = f"import signal, sys, time; signal.signal(15, lambda *_: ({leave})); print('up'); time.sleep(60)"
+        command = [sys.executable, "-u", "-c", program]
+        return KeptProcess(name, command, env={**os.environ, MARK: mark}, grace_s=1)
 
     stages = [[process("a")], [process("b")], [process("c")]]
     for stage in stages:
         stage[0].start()
-    until(lambda: len(find(mark, "# [abc]")) == 3)
-    time.sleep(0.2)  # until their handlers are set; a program that is ended before that writes nothing
+    shown(capsys, "| up", times=3)
 
     assert stop_in_order(stages, 5)
     assert log.read_text() == "abc"
