@@ -45,13 +45,19 @@ def predictions(request_id: str, outcomes: Sequence[Result | ServiceError]) -> R
 
 
 def add_timing(
-    response: Response, outcomes: Sequence[Result | ServiceError], *, decode_s: float, total_s: float
+    response: Response,
+    outcomes: Sequence[Result | ServiceError],
+    *,
+    decode_s: float | None = None,
+    total_s: float | None = None,
 ) -> None:
-    """Say why it took its time: of several images, the slowest."""
+    """Say why it took its time: of several images, the slowest; what is not known is left out."""
     timings = [outcome.timing for outcome in outcomes if isinstance(outcome, Result)]
     slowest = max(timings, key=lambda timing: timing.queue_s + timing.model_s, default=Timing())
     parts = {"decode": decode_s, "queue": slowest.queue_s, "model": slowest.model_s, "total": total_s}
-    response.headers["Server-Timing"] = ", ".join(f"{name};dur={s * 1000:.2f}" for name, s in parts.items())
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={s * 1000:.2f}" for name, s in parts.items() if s is not None
+    )
     response.headers["Microbatch-Batch-Size"] = str(slowest.batch_size)
 
 

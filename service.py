@@ -1,0 +1,146 @@
+"""One api process: its parts, and the path of a request through them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from answers import accepted, add_timing, predictions
+from bodies import Upload, read_body, split_body
+from config import Settings
+from errors import DeadlineExceeded, NotFound, ServiceError
+from inputs import ModelInput
+from intake import Intake, job_uuids
+from jobs import JobQueue
+from prefer import Preferences, preferences
+from readiness import Readiness, override_input
+from records import Job, Progress, Result
+from results import Results
+from telemetry import Metrics
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+REQUEST_ID = re.compile(rf"({UUID})(?:\.([1-9]\d{{0,3}}))?")
+MOST_IMAGES = 1024
+
+
+class Service:
+    """Everything one api process holds while it runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
+        self.readiness = Readiness(
+            self.queue,
+            worker_timeout_s=settings.worker_timeout_s,
+            override=override_input(
+                shape=settings.input_shape, dtype=settings.input_dtype, accepts=settings.accepts, fit=settings.fit
+            ),
+        )
+        self.results = Results(
+            self.queue,
+            self.readiness,
+            api_id=uuid4().hex[:12],
+            max_queue_depth=settings.max_queue_depth,
+            max_results=settings.max_results,
+            max_batch_size=settings.max_batch_size,
+        )
+        self.intake = Intake(
+            formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
+        )
+
+    async def run(self) -> None:
+        """Watch Redis and listen for results, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.readiness.run())
+            tasks.create_task(self.results.run())
+
+    async def predict(self, request: Request) -> Response:
+        """Take one prediction request from its body to its answer.
+
+        Raises ServiceError.
+        """
+        started_s = time.monotonic()
+        takes = self.readiness.require()
+        prefer = preferences(request.headers.getlist("prefer"))
+        uploads = await self._uploads(request)
+        read_s = time.monotonic()
+        request_uuid = str(uuid4())
+        prepared = await self._prepare(uploads, request_uuid, takes)
+        decode_s = time.monotonic() - read_s
+        self.metrics.decode_seconds.observe(decode_s)
+        request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
+        results = await self._results([one for one in prepared if isinstance(one, Job)], prefer, spent_s=decode_s)
+        if results is None:
+            response = accepted(request_id)
+        else:
+            by_uuid = {result.uuid: result for result in results}
+            outcomes = [by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared]
+            response = predictions(request_id, outcomes)
+            add_timing(response, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
+        response.headers["Vary"] = "Prefer"
+        if prefer.applied:
+            response.headers["Preference-Applied"] = prefer.applied
+        return response
+
+    async def _uploads(self, request: Request) -> list[Upload]:
+        settings = self.settings
+        body = await read_body(request, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+        kind = request.headers.get("content-type", "")
+        return await split_body(kind, body, max_images=settings.max_images_per_request)
+
+    async def _prepare(
+        self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
+    ) -> list[Job | ServiceError]:
+        if self.settings.simulated_decode_s:  # holds no thread, however many wait
+            await asyncio.sleep(self.settings.simulated_decode_s)
+        return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+
+    async def _results(self, jobs: list[Job], prefer: Preferences, *, spent_s: float) -> list[Result] | None:
+        """Return what became of the jobs, None where the client is to come back for it."""
+        if not jobs:
+            return []
+        settings = self.settings
+        asked_s = settings.request_timeout_s if prefer.wait_s is None else prefer.wait_s
+        wait_s = max(0.0, min(asked_s, settings.request_timeout_s) - spent_s)
+        if prefer.respond_async:
+            wait_s = 0.0 if prefer.wait_s is None else wait_s
+            return await self.results.ask_and_keep(jobs, timeout_s=settings.async_timeout_s, wait_s=wait_s)
+        return await self.results.ask(jobs, timeout_s=wait_s)
+
+    async def result(self, request_id: str) -> Response:
+        """Answer with what became of a request.
+
+        Raises NotFound, DeadlineExceeded, RedisUnreachable.
+        """
+        answers = await self.queue.poll(_uuids(request_id))
+        if any(answer is Progress.UNKNOWN for answer in answers):
+            raise NotFound("this result is unknown, expired or already answered")
+        if any(answer is Progress.WORKING for answer in answers):
+            return accepted(request_id)
+        late = DeadlineExceeded("no result in time")
+        outcomes = [answer if isinstance(answer, Result) else late for answer in answers]
+        response = predictions(request_id, outcomes)
+        add_timing(response, outcomes)
+        return response
+
+    async def cancel(self, request_id: str) -> Response:
+        """Take a request's jobs out of the queue, or forget their results.
+
+        Raises NotFound, RedisUnreachable.
+        """
+        await self.queue.drop(_uuids(request_id))
+        return Response(status_code=204)
+
+
+def _uuids(request_id: str) -> list[str]:
+    match = REQUEST_ID.fullmatch(request_id)
+    if match is None or int(match[2] or 1) > MOST_IMAGES:
+        raise NotFound("there is no such result")
+    return job_uuids(match[1], int(match[2] or 1))
