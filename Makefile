@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format coverage bench-seed clean
+.PHONY: help install run test check format coverage chaos bench-seed clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ coverage: $(VENV)/.dev ## run the tests and show which lines they miss, child pr
 	@$(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --show-missing --skip-covered
+
+chaos: $(VENV)/.dev ## kill, stall and corrupt real parts for an hour or more: [SEED=1] [ARGS="-k random"]
+	@CHAOS=long exec $(BIN)/python -m pytest -m chaos -p no:cacheprovider -ra $(ARGS)
 
 bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
 	@exec $(BIN)/python -m bench.seed $(ARGS)

@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from answers import problem
 from config import Settings, load_settings
-from docs import REQUEST_BODY, add_docs
+from docs import PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
 from errors import (
     BadRequest,
     InternalError,
@@ -49,7 +50,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service.intake.close()
         await service.queue.close()
 
-    app = FastAPI(title="Model micro-batching API", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Model micro-batching API",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEM,
+    )
     _add_predictions(app)
     _add_health(app)
     add_docs(app)
@@ -58,7 +66,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _add_predictions(app: FastAPI) -> None:
-    @app.post("/predict", summary="Predict one or several images", openapi_extra={"requestBody": REQUEST_BODY})
+    @app.post(
+        "/predict",
+        tags=["predictions"],
+        summary="Predict one or several images",
+        responses=PREDICTIONS,
+        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER]},
+    )
     async def predict(request: Request) -> Response:
         service: Service = request.app.state.service
         started_s = time.monotonic()
@@ -70,29 +84,39 @@ def _add_predictions(app: FastAPI) -> None:
         service.metrics.request_seconds.observe(time.monotonic() - started_s)
         return response
 
-    @app.get("/results/{request_id}", summary="Collect the result of a respond-async request")
+    @app.get(
+        "/results/{request_id}",
+        tags=["predictions"],
+        summary="Collect the result of a respond-async request",
+        responses=PREDICTIONS,
+    )
     async def result(request: Request, request_id: str) -> Response:
         service: Service = request.app.state.service
         return await service.result(request_id)
 
-    @app.delete("/results/{request_id}", status_code=204, summary="Cancel a request, or forget its result")
+    @app.delete(
+        "/results/{request_id}",
+        tags=["predictions"],
+        status_code=204,
+        summary="Cancel a request, or forget its result",
+    )
     async def cancel(request: Request, request_id: str) -> Response:
         service: Service = request.app.state.service
         return await service.cancel(request_id)
 
 
 def _add_health(app: FastAPI) -> None:
-    @app.get("/health/live", summary="Is the process alive?")
+    @app.get("/health/live", tags=["operations"], summary="Is the process alive?")
     async def live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/health/ready", summary="Would a request be served?")
+    @app.get("/health/ready", tags=["operations"], summary="Would a request be served?")
     async def ready(request: Request) -> dict[str, object]:
         service: Service = request.app.state.service
         service.readiness.require()
         return {"status": "ready", "workers": len(service.readiness.workers)}
 
-    @app.get("/metrics", summary="Metrics for Prometheus")
+    @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         service: Service = request.app.state.service
         service.metrics.workers.set(len(service.readiness.workers))

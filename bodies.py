@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import io
+import tokenize
 from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,11 @@ class _InMemoryParser(MultiPartParser):
     """Keeps parts in memory: the body's limit bounds them, and a temporary file would cost a thread hop."""
 
     spool_max_size = 0  # SpooledTemporaryFile: never roll over
+    ended = False
+
+    def on_end(self) -> None:
+        """Note the last boundary."""
+        self.ended = True
 
 
 async def read_body(request: Request, *, max_body_bytes: int, body_timeout_s: float) -> bytes:
@@ -89,7 +95,10 @@ def read_npy(body: bytes) -> NDArray[Any]:
     if len(body) - end != dtype.itemsize * int(np.prod(shape, dtype=object)):
         raise BadRequest("the .npy file is longer or shorter than its header says")
     flat = np.frombuffer(body, dtype, offset=end)
-    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+    try:
+        return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+    except (ValueError, TypeError) as exc:  # negative, past what numpy can count, or too many dimensions
+        raise BadRequest("the .npy file's header has an impossible shape") from exc
 
 
 @lru_cache(maxsize=256)
@@ -103,7 +112,7 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(stream, max_header_size=MAX_NPY_HEADER_BYTES)
-    except (ValueError, SyntaxError, TypeError) as exc:
+    except (ValueError, SyntaxError, TypeError, IndexError, tokenize.TokenError) as exc:
         raise BadRequest("the header of the .npy file cannot be read") from exc
     if dtype.kind not in "biuf":
         raise BadRequest(f"a .npy file of {dtype} is not taken: only booleans, integers and floats")
@@ -145,6 +154,8 @@ async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[U
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
+        if not parser.ended:  # or a body cut short would lose its last images in silence
+            raise MultiPartException("the last boundary is missing")
 
     parser = _InMemoryParser(
         Headers({"content-type": content_type}),
@@ -155,7 +166,7 @@ async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[U
     )
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as exc:  # KeyError: no boundary
+    except (MultiPartException, ValueError) as exc:  # ValueError: a charset that cannot decode the names
         if "Too many files" in str(exc):
             raise _too_many(max_images) from exc
         raise BadRequest("the multipart body cannot be read; send each image as a file part") from exc

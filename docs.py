@@ -15,13 +15,15 @@ SAMPLE_DIGIT = (  # a PNG of 8x8 pixels, so that the example in /docs can be exe
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAANUlEQVR42iXJQQ3AQAgAsAYFSE"
     "DCHE/CLJ2DwwF78GtS1LzAM5ME5TTB0Vs5FwG5SF17dz5+/OANkOLFA2UAAAAASUVORK5CYII="
 )
+INSTANCE = {"type": "object", "required": ["b64"], "properties": {"b64": {"type": "string", "format": "byte"}}}
 REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "application/json": {
             "schema": {
                 "type": "object",
-                "properties": {"instances": {"type": "array", "items": {"properties": {"b64": {"type": "string"}}}}},
+                "required": ["instances"],
+                "properties": {"instances": {"type": "array", "items": INSTANCE}},
             },
             "example": {"instances": [{"b64": SAMPLE_DIGIT}]},
         },
@@ -32,6 +34,43 @@ REQUEST_BODY: dict[str, Any] = {
             "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
         },
     },
+}
+
+
+Responses = dict[int | str, dict[str, Any]]
+PREFER: dict[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": "`wait=n`: wait at most n seconds; `respond-async`: 202 at once, the result is at `Location`",
+}
+PREDICTIONS: Responses = {
+    200: {
+        "description": "One prediction an image, in the order sent; an image that failed has `error` instead",
+        "content": {"application/json": {"example": {"id": "…", "predictions": [{"label": 7, "score": 0.9996}]}}},
+    },
+    202: {
+        "description": "Not done yet: ask again at `Location`",
+        "headers": {"Location": {"schema": {"type": "string"}}},
+        "content": {"application/json": {"example": {"id": "…", "status": "accepted"}}},
+    },
+}
+PROBLEM: Responses = {  # "default" also keeps FastAPI from promising a 422 of its own
+    "default": {
+        "description": "A problem (RFC 9457) with a stable `code`",
+        "content": {
+            "application/problem+json": {
+                "schema": {"type": "object", "required": ["type", "title", "status", "code", "detail"]},
+                "example": {
+                    "type": "about:blank",
+                    "title": "Service Unavailable",
+                    "status": 503,
+                    "code": "unavailable",
+                    "detail": "no batcher is alive and warm; start one, or wait for it",
+                },
+            }
+        },
+    }
 }
 
 

