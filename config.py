@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -21,7 +22,7 @@ def _split(value: object) -> object:
     """Read `a,b,c` as a tuple; an empty text is an empty tuple."""
     if not isinstance(value, str):
         return value
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(part.strip() for part in value.split(",")) if value.strip() else ()
 
 
 def _empty_is_unset(value: object) -> object:
@@ -31,7 +32,7 @@ def _empty_is_unset(value: object) -> object:
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
+Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Shape = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...] | None, NoDecode, BeforeValidator(_empty_is_unset), BeforeValidator(_split)
@@ -60,8 +61,8 @@ class Settings(BaseSettings):
         description="The queue in Redis; services with different models on one Redis need different names.",
     )
     max_batch_size: int = Field(32, ge=1, le=1024, description="The most images in one model call.")
-    max_wait_s: SecondsOrZero = Field(
-        0.0, le=60, description="How old the oldest job may get while a batch fills; 0 runs at once whatever is there."
+    max_wait_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = Field(
+        0.0, description="How old the oldest job may get while a batch fills; 0 runs at once whatever is there."
     )
     max_queue_depth: int = Field(
         1024, ge=1, le=1_000_000, description="Unfinished jobs (queued and leased) before requests are refused."
@@ -135,9 +136,18 @@ class Settings(BaseSettings):
         try:
             if value is None or np.dtype(value).kind in "biuf":
                 return value
-        except TypeError:
+        except (TypeError, ValueError, SyntaxError):  # numpy parses some texts as Python
             pass
         raise ValueError("must be the numpy name of a boolean, integer or float, such as uint8 or float32")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _readable_url(cls, value: str) -> str:
+        try:
+            _ = urlsplit(value).port
+        except ValueError:
+            raise ValueError("must be an address such as redis://:password@host:6379/0") from None
+        return value
 
     @field_validator("image_formats")
     @classmethod
@@ -174,16 +184,26 @@ def load_settings() -> Settings:
 
     Raises StartError naming key, value and rule, one line for all that is wrong.
     """
+    unknown = _unknown()
     try:
         settings = Settings()
     except ValidationError as exc:
-        raise StartError("; ".join(_sentences(exc))) from exc
+        raise StartError("; ".join([*_sentences(exc), *unknown])) from exc
+    if unknown:
+        raise StartError("; ".join(unknown))
+    return settings
+
+
+def _unknown() -> list[str]:
+    """Say of each unknown variable of ours which setting it is close to."""
     known = {variable_name(field) for field in Settings.model_fields}
+    sentences = []
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            raise StartError(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
-    return settings
+            bare = name.upper().removeprefix(PREFIX)
+            close = [bare] if bare in known else difflib.get_close_matches(name.upper(), known, n=1)
+            sentences.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return sentences
 
 
 def variable_name(field: str) -> str:
@@ -202,6 +222,7 @@ def _sentences(exc: ValidationError) -> list[str]:
             sentences.append(rule)
             continue
         name = variable_name(key) if key in Settings.model_fields else key
-        value = "(not shown)" if key in ("redis_url", "REDIS_URL") else os.environ.get(name, error["input"])
-        sentences.append(f"{name}={value}: {rule}")
+        given = str(os.environ.get(name, error["input"]))
+        value = "(not shown)" if name == "REDIS_URL" or "@" in given else given  # a password may be in it
+        sentences.append(" ".join(f"{name}={value}: {rule}".splitlines()))
     return sentences

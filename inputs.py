@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class ModelInput:
         """
         if self.accepts == "tensor" and (not self.shape or min(self.shape) < 1):
             raise ValueError(f"input shape {self.shape} must be one or more positive numbers")
+        if not all(isinstance(side, int) for side in self.shape):
+            raise ValueError(f"input shape {self.shape} must be whole numbers")
+        if self.accepts not in get_args(Accepts) or self.fit not in get_args(Fit):
+            raise ValueError(f"input accepts {self.accepts} or fit {self.fit} is unknown")
         if np.dtype(self.dtype).kind not in "biuf":
             raise ValueError(f"input dtype {self.dtype} must be a boolean, integer or float")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import Settings
-from errors import StartError
+from errors import ServiceError, StartError
 from inputs import Accepts, ModelInput
 from models.digits import Digits
 from models.scaling import Scaling
 from models.simulated import Simulated
 from models.tf_serving import TFServing
+
+log = logging.getLogger(__name__)
 
 SIMULATED_INPUT = ModelInput(shape=(32, 32, 3))
 
@@ -83,10 +86,16 @@ class InProcess:
 
     async def warm_up(self) -> None:
         """Call the model's own `warm_up`, or predict one blank image."""
-        if self._warm_up is not None:
-            await self._run(self._warm_up)
-        elif self.takes.accepts == "tensor":
-            await self.predict(np.zeros((1, *self.takes.shape), self.takes.dtype))
+        try:
+            if self._warm_up is not None:
+                await self._run(self._warm_up)
+            elif self.takes.accepts == "tensor":
+                await self.predict(np.zeros((1, *self.takes.shape), self.takes.dtype))
+        except (ServiceError, StartError):
+            raise
+        except Exception as exc:
+            log.exception("the model failed at its warm-up")
+            raise StartError(f"the model failed at its warm-up: {type(exc).__name__}: {exc}") from exc
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Scale and predict, see ModelClient."""
@@ -153,9 +162,10 @@ def _open_python(path: str, settings: Settings, scaling: Scaling) -> ModelClient
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as exc:
+        model = found() if inspect.isclass(found) else found
+    except Exception as exc:
+        log.debug("the model cannot be opened", exc_info=exc)
         raise StartError(f"MICROBATCH_MODEL={settings.model}: {exc}") from exc
-    model = found() if inspect.isclass(found) else found
     predict = getattr(model, "predict", model)
     if not callable(predict):
         raise StartError(f"MICROBATCH_MODEL={settings.model}: must be a function or have a predict method")

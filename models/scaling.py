@@ -37,7 +37,8 @@ class Scaling:
             batch = self._scale(batch)
         if self.layout == "nchw" and batch.ndim == 4:
             batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-        return batch if self.dtype is None else batch.astype(self.dtype, copy=False)
+        dtype = self.dtype or ("float32" if self.changes_values else None)
+        return batch if dtype is None else batch.astype(dtype, copy=False)
 
     def _scale(self, batch: NDArray[Any]) -> NDArray[Any]:
         wide = np.float64 if batch.dtype == np.float64 or self.dtype == "float64" else np.float32

@@ -1,0 +1,141 @@
+"""What goes together into one model call, and what a batch is expected to take."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from batching import REMEMBERED_BATCHES, BatchEstimate, group
+from records import ClaimedJob, encoded_payload, read_payload, tensor_payload
+
+Image = NDArray[Any] | bytes
+
+tensors = st.builds(
+    lambda shape, dtype, value: np.full(shape, value, dtype),
+    st.sampled_from([(2, 2), (2, 3), (4,), (2, 2, 1)]),
+    st.sampled_from(["uint8", "float32", "int16"]),
+    st.integers(0, 255),
+)
+lines = st.lists(tensors | st.binary(max_size=8), max_size=20)
+
+
+def claimed(image: Image) -> tuple[ClaimedJob, Image]:
+    """Return a job and its image as the payload holds it."""
+    uuid = str(uuid4())
+    payload = encoded_payload(uuid, image) if isinstance(image, bytes) else tensor_payload(uuid, image)
+    job = ClaimedJob(uuid, "run", remaining_s=30, queued_s=0, api_id="api", last_code="", payload=payload)
+    return job, read_payload(job)
+
+
+@given(lines)
+def test_each_job_is_in_exactly_one_batch_beside_its_own_image(images: list[Image]) -> None:
+    line = [claimed(image) for image in images]
+
+    batches = group(line)
+
+    together = {job.uuid: image for batch in batches for job, image in zip(batch.jobs, batch.images, strict=True)}
+    assert sum(len(batch.jobs) for batch in batches) == len(line)
+    assert together.keys() == {job.uuid for job, _ in line}
+    assert all(np.array_equal(together[job.uuid], image) for job, image in line)
+
+
+@given(lines)
+def test_a_batch_keeps_the_order_of_the_line(images: list[Image]) -> None:
+    line = [claimed(image) for image in images]
+    place = {job.uuid: number for number, (job, _) in enumerate(line)}
+
+    batches = group(line)
+
+    for batch in batches:
+        places = [place[job.uuid] for job in batch.jobs]
+        assert places == sorted(places)
+    heads = [place[batch.jobs[0].uuid] for batch in batches]
+    assert heads == sorted(heads)
+
+
+@given(lines)
+def test_a_batch_is_all_that_has_one_shape_and_dtype(images: list[Image]) -> None:
+    line = [claimed(image) for image in images]
+
+    batches = group(line)
+
+    kinds = [(batch.images.shape[1:], batch.images.dtype) for batch in batches]
+    assert len(kinds) == len(set(kinds))
+    assert set(kinds) == {
+        ((), np.dtype(object)) if isinstance(image, bytes) else (image.shape, image.dtype) for image in images
+    }
+
+
+def test_image_files_are_one_batch_apart_from_tensors() -> None:
+    files = [b"one", b"", b"a longer one\0"]
+    line = [claimed(files[0]), claimed(np.zeros((2, 2))), *map(claimed, files[1:])]
+
+    of_files, of_tensors = group(line)
+
+    assert of_files.images.shape == (3,)
+    assert of_files.images.tolist() == files
+    assert of_tensors.images.shape == (1, 2, 2)
+
+
+def test_nothing_makes_no_batch() -> None:
+    assert group([]) == []
+
+
+def test_a_batch_may_be_written_to_without_touching_the_payloads() -> None:
+    line = [claimed(np.ones((2, 2), np.uint8))]
+
+    [batch] = group(line)
+    batch.images[:] = 0
+
+    assert np.array_equal(read_payload(line[0][0]), np.ones((2, 2)))
+
+
+def estimate(*batches_s: float, cap_s: float = 10.0) -> BatchEstimate:
+    """Return an estimate that has seen these batches, all at 100 s."""
+    seen = BatchEstimate(cap_s=cap_s)
+    for batch_s in batches_s:
+        seen.add(batch_s, now_s=100)
+    return seen
+
+
+def test_while_nothing_is_known_a_batch_is_expected_to_take_no_time() -> None:
+    assert estimate().value_s(now_s=100) == 0
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=3 * REMEMBERED_BATCHES))
+def test_the_estimate_is_the_least_of_the_last_batches(batches_s: list[float]) -> None:
+    assert estimate(*batches_s).value_s(now_s=100) == min(batches_s[-REMEMBERED_BATCHES:])
+
+
+def test_a_fast_batch_is_forgotten_after_as_many_others_as_are_remembered() -> None:
+    seen = estimate(0.1, *[2.0] * (REMEMBERED_BATCHES - 1))
+    before = seen.value_s(now_s=100)
+
+    seen.add(2.0, now_s=100)
+
+    assert (before, seen.value_s(now_s=100)) == (0.1, 2.0)
+
+
+def test_the_estimate_is_never_more_than_its_cap() -> None:
+    assert estimate(60, 50, cap_s=15).value_s(now_s=100) == 15
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "expected_s"), [(0, 8), (0.99, 8), (1, 4), (2.5, 2), (10, 8 / 1024), (-5, 8), (1e9, 0)]
+)
+def test_each_second_without_a_batch_halves_the_estimate(silent_s: float, expected_s: float) -> None:
+    assert estimate(8, 9).value_s(now_s=100 + silent_s) == expected_s
+
+
+def test_a_new_batch_ends_the_halving() -> None:
+    seen = estimate(8)
+
+    seen.add(9, now_s=105)
+
+    assert seen.value_s(now_s=105) == 8
