@@ -113,7 +113,7 @@ def _add_health(app: FastAPI) -> None:
     @app.get("/health/ready", tags=["operations"], summary="Would a request be served?")
     async def ready(request: Request) -> dict[str, object]:
         service: Service = request.app.state.service
-        service.readiness.require()
+        service.readiness.require_model()
         return {"status": "ready", "workers": len(service.readiness.workers)}
 
     @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus", response_class=PlainTextResponse)

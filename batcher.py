@@ -20,6 +20,7 @@ from uuid import uuid4
 import uvloop
 
 from batching import BatchEstimate
+from breaker import CircuitBreaker
 from config import Settings, load_settings
 from errors import ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
 from inference import Inference
@@ -49,6 +50,7 @@ class Batcher:
         queue: JobQueue,
         model: ModelClient,
         inference: Inference,
+        breaker: CircuitBreaker,
         *,
         worker_id: str,
         model_name: str,
@@ -63,6 +65,7 @@ class Batcher:
         self._queue = queue
         self._model = model
         self._inference = inference
+        self._breaker = breaker
         self._id = worker_id
         self._model_name = model_name
         self._max_batch_size = max_batch_size
@@ -94,6 +97,10 @@ class Batcher:
 
     async def step(self, stopping: asyncio.Event) -> None:
         """Claim once, waiting for the bell where the last claim left nothing, and serve what was given."""
+        pause_s = self._breaker.pause_s(now_s=time.monotonic())
+        if pause_s > 0:
+            await _sleep_unless(stopping, pause_s)
+            self._block_s = 0.0  # what was given back is there already
         claim = await self._claim(stopping)
         if claim is None:
             return
@@ -146,7 +153,7 @@ class Batcher:
                 claim = await self._queue.claim(
                     claim_id,
                     worker_id=self._id,
-                    max_batch_size=self._max_batch_size,
+                    max_batch_size=1 if self._breaker.is_open else self._max_batch_size,
                     lease_s=self._lease_s,
                     least_s=self._estimate.value_s(now_s=time.monotonic()),
                     max_solo=self._max_solo,
@@ -210,9 +217,10 @@ class Batcher:
     async def _beat(self) -> None:
         """Publish this worker's row; extend its leases while the running call is younger than it may become."""
         young = time.monotonic() - self._moved_on_s < self._model_timeout_s + self._lease_s
+        serving = self._state in ("idle", "busy")
         worker = Worker(
             self._id,
-            self._state,
+            "breaker_open" if serving and self._breaker.is_open else self._state,
             0.0,
             None if self._state == "warming" else self._model.takes,
             self._estimate.value_s(now_s=time.monotonic()),
@@ -270,10 +278,12 @@ async def serve(settings: Settings, model: ModelClient) -> None:
 def _assemble(settings: Settings, queue: JobQueue, model: ModelClient) -> Batcher:
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}"
     estimate = BatchEstimate(cap_s=settings.request_timeout_s / 2)
+    breaker = CircuitBreaker()
     inference = Inference(
         model,
         model_timeout_s=settings.model_timeout_s,
         estimate=estimate,
+        breaker=breaker,
         worker_id=worker_id,
         on_hang=lambda: _exit_now(HUNG),
     )
@@ -281,6 +291,7 @@ def _assemble(settings: Settings, queue: JobQueue, model: ModelClient) -> Batche
         queue,
         model,
         inference,
+        breaker,
         worker_id=worker_id,
         model_name=settings.model,
         max_batch_size=settings.max_batch_size,

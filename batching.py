@@ -25,6 +25,16 @@ class Batch:
     jobs: tuple[ClaimedJob, ...]
     images: NDArray[Any]
 
+    def part(self, places: slice | list[int]) -> Batch:
+        """Return some of its rows; a slice copies no image."""
+        jobs = self.jobs[places] if isinstance(places, slice) else tuple(self.jobs[place] for place in places)
+        return Batch(jobs, self.images[places])
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Return its first and its second half."""
+        middle = len(self.jobs) // 2
+        return self.part(slice(middle)), self.part(slice(middle, None))
+
 
 def group(jobs: Iterable[tuple[ClaimedJob, NDArray[Any] | bytes]]) -> list[Batch]:
     """Stack what has one shape and dtype; the order within a batch is the order of the line."""

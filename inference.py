@@ -1,4 +1,8 @@
-"""A claim's jobs through the model: what becomes of each."""
+"""A claim's jobs through the model: what becomes of each.
+
+A batch that fails is split in two and run again, down to the guilty jobs, which fail alone. Where the model itself is
+unavailable its jobs are given back, to be tried again within their deadline.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,36 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 from uuid import uuid4
 
 from batching import Batch, BatchEstimate, group
-from errors import DeadlineExceeded, InternalError, ModelFailed, ModelUnavailable, ServiceError, from_code
+from breaker import CircuitBreaker
+from errors import ModelFailed, ModelUnavailable, ServiceError
 from model_client import ModelClient
-from records import ClaimedJob, Settlement, Timing, error_value, prediction_value, read_payload
+from records import ClaimedJob, Settlement, Timing
+from verdicts import given_back, in_time, settled, sort_out
+
+MOST_GUILTY = 4
+"""Jobs that fail alone before the rest of their batch does too, where no call has succeeded: it is the model then."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What is known of a batch while its parts are run."""
+
+    claimed_s: float
+    guilty: int = 0
+    works: bool = False
+    error: ServiceError | None = None
+
+    @property
+    def hopeless(self) -> ServiceError | None:
+        """Return the error of them all, where it is the model that fails and not some images."""
+        return self.error if self.guilty > MOST_GUILTY and not self.works else None
 
 
 class Inference:
@@ -30,55 +55,64 @@ class Inference:
         *,
         model_timeout_s: float,
         estimate: BatchEstimate,
+        breaker: CircuitBreaker,
         worker_id: str,
         on_hang: Callable[[], NoReturn],
     ) -> None:
         self._model = model
         self._model_timeout_s = model_timeout_s
         self._estimate = estimate
+        self._breaker = breaker
         self._worker_id = worker_id
         self._on_hang = on_hang
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> AsyncIterator[list[Settlement]]:
-        """Yield what becomes of just claimed jobs: first of those that cannot run, then batch by batch."""
+        """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call."""
         claimed_s = time.monotonic()
-        runnable, refusals = [], []
-        for job in jobs:
-            refusal = _refusal(job)
-            if refusal is None:
-                try:
-                    runnable.append((job, read_payload(job)))
-                except InternalError as exc:
-                    refusal = _failure(job, exc, Timing(job.queued_s))
-            if refusal is not None:
-                refusals.append(refusal)
+        runnable, refusals = sort_out(jobs)
         if refusals:
             yield refusals
         for batch in group(runnable):
-            yield await self._predict(batch, waited_s=time.monotonic() - claimed_s)
+            trial, todo = _Trial(claimed_s), [batch]
+            while todo:
+                part, late = in_time(todo.pop(), time.monotonic() - claimed_s)
+                settlements = late + (await self._run(part, todo, trial) if part.jobs else [])
+                if settlements:
+                    yield settlements
 
-    async def _predict(self, batch: Batch, *, waited_s: float) -> list[Settlement]:
-        """Call the model once; an error of the whole batch becomes each job's."""
+    async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> list[Settlement]:
+        """Call the model, or put the halves of a batch that fails to what is to do.
+
+        That takes at most 2 log2(n) further calls for each guilty job.
+        """
+        if trial.hopeless:
+            return self._settled(batch, [trial.hopeless] * len(batch.jobs), trial, time.monotonic())
+        if self._breaker.pause_s(now_s=time.monotonic()) > 0:
+            return given_back(batch)
         started_s = time.monotonic()
-        batch_id = uuid4().hex[:12]
+        predictions: Sequence[object]
         try:
             predictions = await self._call_model(batch)
-        except ServiceError as exc:
-            log.warning("batch %s of %d failed: %s", batch_id, len(batch.jobs), exc)
+        except ModelUnavailable as exc:
+            log.warning("a batch of %d found no model: %s", len(batch.jobs), exc.__cause__ or exc)
+            if self._breaker.failed(now_s=time.monotonic()):
+                return given_back(batch)
             predictions = [exc] * len(batch.jobs)
-        except Exception:
-            log.exception("batch %s of %d: the model raised", batch_id, len(batch.jobs))
-            predictions = [ModelFailed("the model failed on this image's batch")] * len(batch.jobs)
-        ended_s = time.monotonic()
-        model_s = ended_s - started_s
-        self._estimate.add(model_s, now_s=ended_s)
-        log.debug("batch %s of %d took %.4f s", batch_id, len(batch.jobs), model_s)
-        return [
-            _settlement(
-                job, prediction, Timing(job.queued_s + waited_s, model_s, len(batch.jobs), batch_id, self._worker_id)
-            )
-            for job, prediction in zip(batch.jobs, predictions, strict=True)
-        ]
+        except Exception as exc:
+            log.warning("a batch of %d failed", len(batch.jobs), exc_info=None if trial.error else exc)
+            self._breaker.answered()
+            trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
+            if len(batch.jobs) > 1:
+                todo += reversed(batch.halves())
+                return []
+            trial.guilty += 1
+            predictions = [trial.error]
+        else:
+            self._breaker.answered()
+            trial.works = True
+            now_s = time.monotonic()
+            self._estimate.add(now_s - started_s, now_s=now_s)
+        return self._settled(batch, predictions, trial, started_s)
 
     async def _call_model(self, batch: Batch) -> Sequence[object]:
         """Call the model within its time.
@@ -94,36 +128,16 @@ class Inference:
                 self._on_hang()
             raise ModelUnavailable("the model did not answer in time; try again later") from exc
         if len(predictions) != len(batch.jobs):
-            log.error("the model gave %d predictions for %d images", len(predictions), len(batch.jobs))
-            raise ModelFailed("the model gave a wrong number of predictions")
+            raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(batch.jobs)} images")
         return predictions
 
-
-def _refusal(job: ClaimedJob) -> Settlement | None:
-    """Return how a job is settled that must not run, None for one that may."""
-    if job.verdict == "run":
-        return None
-    timing = Timing(queue_s=job.queued_s)
-    if job.verdict == "poison":
-        given_up = ModelFailed("this image ended the process that ran it, several times; it was given up")
-        return Settlement(job.uuid, job.api_id, "dead", error_value(given_up, timing))
-    late = "the job's time was over before a model was free"
-    return _failure(job, from_code(job.last_code, late) if job.last_code else DeadlineExceeded(late), timing)
-
-
-def _settlement(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:
-    """Return how a job is settled whose turn has come: by its prediction, or by an error of its own."""
-    if not isinstance(prediction, Exception):
-        try:
-            return Settlement(job.uuid, job.api_id, "ok", prediction_value(prediction, timing))
-        except TypeError as exc:
-            log.error("a prediction cannot be written as JSON: %s", exc)  # noqa: TRY400  # the traceback is orjson's
-            prediction = ModelFailed("the model's prediction cannot be written as JSON")
-    if not isinstance(prediction, ServiceError):
-        log.warning("the model failed on one image: %s", type(prediction).__name__)
-        prediction = ModelFailed("the model failed on this image")
-    return _failure(job, prediction, timing)
-
-
-def _failure(job: ClaimedJob, error: ServiceError, timing: Timing) -> Settlement:
-    return Settlement(job.uuid, job.api_id, "error", error_value(error, timing))
+    def _settled(
+        self, batch: Batch, predictions: Sequence[object], trial: _Trial, started_s: float
+    ) -> list[Settlement]:
+        model_s, waited_s = time.monotonic() - started_s, started_s - trial.claimed_s
+        size, batch_id = len(batch.jobs), uuid4().hex[:12]
+        log.debug("batch %s of %d took %.4f s", batch_id, size, model_s)
+        return [
+            settled(job, prediction, Timing(job.queued_s + waited_s, model_s, size, batch_id, self._worker_id))
+            for job, prediction in zip(batch.jobs, predictions, strict=True)
+        ]

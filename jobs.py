@@ -77,7 +77,9 @@ class JobQueue:
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]
-        self._bell, self._data, self._workers = (prefix + key for key in ("bell", "data", "workers"))
+        self._bell, self._meta, self._data, self._workers = (
+            prefix + key for key in ("bell", "meta", "data", "workers")
+        )
         self._longest_block_s = min(1.0, timeout_s / 2)
         self._scripts = _read_scripts()
         # No retries inside the client: its defaults turn a blocked BLPOP into a minute of silence, and whoever calls
@@ -134,6 +136,14 @@ class JobQueue:
         keys = [self._result_key(uuid) for uuid in uuids]
         replies = await self._call("poll", keys, uuids)
         return [_answer(uuid, reply) for uuid, reply in zip(uuids, replies, strict=True)]
+
+    async def last_codes(self, uuids: Sequence[str]) -> list[str]:
+        """Return of each unfinished job the error code of its last try, "" where there is none."""
+        async with _translated():
+            fetched: Awaitable[list[bytes | None]] = self._redis.hmget(self._meta, list(uuids))  # type: ignore[assignment]  # typed for sync and async at once
+            rows = await fetched
+        words = [row.rpartition(b" ")[2].decode() if row else "-" for row in rows]
+        return ["" if word == "-" else word for word in words]
 
     async def drop(self, uuids: Sequence[str]) -> None:
         """Cancel or collect jobs: every trace of them goes."""

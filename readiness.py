@@ -16,6 +16,7 @@ from records import Worker
 LOOK_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.1
 RETRY_AFTER_S = 1.0
+WARM = ("idle", "busy", "breaker_open")
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,17 @@ class Readiness:
             raise Unavailable("no batcher has said yet what its model takes", retry_after_s=RETRY_AFTER_S)
         return self._takes
 
+    def require_model(self) -> None:
+        """Look whether a request would also be answered soon.
+
+        Raises Unavailable saying what is missing; a model server that is down too, for which jobs still wait.
+        """
+        self.require()
+        if self.workers and all(worker.state == "breaker_open" for worker in self.workers):
+            raise Unavailable(
+                "the model server is down: the circuit breaker of every batcher is open", retry_after_s=RETRY_AFTER_S
+            )
+
     def redis_failed(self, exc: Unavailable) -> None:
         """Take note that a command failed: until Redis answers again, requests are refused at once."""
         if self.redis_is_up:
@@ -90,7 +102,7 @@ class Readiness:
             log.info("Redis is there")
             self._redis_trouble = ""
             self._alive_at_s = now_s  # an emptied Redis has forgotten its workers: give them time to beat
-        self._take_in([worker for worker in workers if worker.state in ("idle", "busy") and worker.takes], now_s)
+        self._take_in([worker for worker in workers if worker.state in WARM and worker.takes], now_s)
 
     def _take_in(self, warm: list[Worker], now_s: float) -> None:
         self.workers = tuple(worker for worker in warm if worker.silent_s <= self._worker_timeout_s)

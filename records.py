@@ -21,7 +21,7 @@ from inputs import ModelInput
 
 Verdict = Literal["run", "expired", "poison"]
 Admission = Literal["accepted", "full", "no_memory"]
-WorkerState = Literal["warming", "idle", "busy", "gone"]
+WorkerState = Literal["warming", "idle", "busy", "breaker_open", "gone"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from errors import DeadlineExceeded, QueueFull, RedisUnreachable, Unavailable
+from errors import DeadlineExceeded, QueueFull, RedisUnreachable, Unavailable, from_code
 from jobs import MAX_JOBS_PER_CALL, JobQueue
 from readiness import Readiness
 from records import Admission, Job, Progress, Result, Submission, Timing, read_result
 
 LISTEN_S = 0.25
 """How long one look at the bell blocks, and so how late an answer can be whose ring was lost."""
+LAST_LOOK_S = 0.05
+"""How long past its deadline a request may ask why it has no result."""
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +64,17 @@ class Results:
     async def ask(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
         """Submit the jobs of one request, wait for their results and collect them.
 
-        A job without a result in time is cancelled and comes back with DeadlineExceeded.
+        A job without a result in time is cancelled and comes back with DeadlineExceeded, or with the error of its last
+        try.
         Raises QueueFull or Unavailable where the request was not admitted.
         """
-        uuids = [job.uuid for job in jobs]
         try:
             results = await self._submit_and_wait(Submission(tuple(jobs), timeout_s), wait_s=timeout_s)
-        except asyncio.CancelledError:  # nobody waits any more
-            self.drop(uuids)
-            raise
-        self.drop(uuids)
-        return results
+            late = [job.uuid for job, result in zip(jobs, results, strict=True) if result is None]
+            codes = iter(await self._last_codes(late) if late else [])
+            return [result or overdue(job.uuid, next(codes)) for job, result in zip(jobs, results, strict=True)]
+        finally:  # answered, refused, or nobody waits any more
+            self.drop([job.uuid for job in jobs])
 
     async def ask_and_keep(self, jobs: Sequence[Job], *, timeout_s: float, wait_s: float) -> list[Result] | None:
         """Submit jobs whose results are kept; return them where all came within `wait_s`, else None.
@@ -84,10 +86,11 @@ class Results:
             await self._admit(submission)
             return None
         results = await self._submit_and_wait(submission, wait_s=wait_s)
-        if any(isinstance(result.error, DeadlineExceeded) for result in results):
+        found = [result for result in results if result is not None]
+        if len(found) < len(jobs):
             return None
         self.drop([job.uuid for job in jobs])
-        return results
+        return found
 
     def drop(self, uuids: Sequence[str]) -> None:
         """Have every trace of these jobs removed, soon."""
@@ -113,7 +116,8 @@ class Results:
                 polled_at_s = 0.0  # a ring may have been lost with the connection
                 await asyncio.sleep(0.05)
 
-    async def _submit_and_wait(self, submission: Submission, *, wait_s: float) -> list[Result]:
+    async def _submit_and_wait(self, submission: Submission, *, wait_s: float) -> list[Result | None]:
+        """Return each job's result, None where there is none in time."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_s
         waiting = [
@@ -132,7 +136,15 @@ class Results:
         finally:
             for one in waiting:
                 self._outstanding.pop(one.job.uuid, None)
-        return [one.future.result() if one.future.done() else _overdue(one.job.uuid) for one in waiting]
+        return [one.future.result() if one.future.done() else None for one in waiting]
+
+    async def _last_codes(self, uuids: list[str]) -> list[str]:
+        """Ask why jobs are late, but not for long: so are their answers."""
+        try:
+            async with asyncio.timeout(LAST_LOOK_S):
+                return await self._queue.last_codes(uuids)
+        except (TimeoutError, Unavailable):
+            return [""] * len(uuids)
 
     async def _admit_or_doubt(self, submission: Submission) -> None:
         """Admit a request that waits: a lost reply counts as accepted, since polling will tell."""
@@ -235,6 +247,8 @@ class Results:
             await self._send(again)
 
 
-def _overdue(uuid: str) -> Result:
-    error = DeadlineExceeded("no result in time; the job has been cancelled")
-    return Result(uuid, b"null", error, Timing())
+def overdue(uuid: str, last_code: str) -> Result:
+    """Return the result of a job that has none in time; last_code: of its last try, "" where there was none."""
+    if last_code:
+        return Result(uuid, b"null", from_code(last_code, "the model was not available in time"), Timing())
+    return Result(uuid, b"null", DeadlineExceeded("no result in time; the job has been cancelled"), Timing())

@@ -1,0 +1,73 @@
+"""What becomes of a claimed job, as the settlement that says so: it may not run, it has run, it goes back. No I/O."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from batching import Batch
+from errors import DeadlineExceeded, InternalError, ModelFailed, ModelUnavailable, ServiceError, from_code
+from records import ClaimedJob, Settlement, Timing, error_value, prediction_value, read_payload
+
+log = logging.getLogger(__name__)
+
+
+def sort_out(jobs: Iterable[ClaimedJob]) -> tuple[list[tuple[ClaimedJob, NDArray[Any] | bytes]], list[Settlement]]:
+    """Return the jobs that may run with their images, and the settlements of those that may not."""
+    runnable, refusals = [], []
+    for job in jobs:
+        if job.verdict == "run":
+            try:
+                runnable.append((job, read_payload(job)))
+            except InternalError as exc:
+                refusals.append(failed(job, exc, Timing(job.queued_s)))
+        elif job.verdict == "poison":
+            given_up = ModelFailed("this image ended the process that ran it, several times; it was given up")
+            refusals.append(Settlement(job.uuid, job.api_id, "dead", error_value(given_up, Timing(job.queued_s))))
+        else:
+            refusals.append(_late(job, 0.0))
+    return runnable, refusals
+
+
+def in_time(batch: Batch, elapsed_s: float) -> tuple[Batch, list[Settlement]]:
+    """Return what of a batch still has time so long after its claim, and the settlements of what has not."""
+    late = {place for place, job in enumerate(batch.jobs) if job.remaining_s <= elapsed_s}
+    if not late:
+        return batch, []
+    rest = batch.part([place for place in range(len(batch.jobs)) if place not in late])
+    return rest, [_late(batch.jobs[place], elapsed_s) for place in sorted(late)]
+
+
+def given_back(batch: Batch) -> list[Settlement]:
+    """Return the settlements that put jobs back at the head of the line, since the model is not there."""
+    code = ModelUnavailable.code.encode()
+    return [Settlement(job.uuid, job.api_id, "release", code) for job in batch.jobs]
+
+
+def settled(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:
+    """Return how a job is settled whose turn has come: by its prediction, or by an error of its own."""
+    if not isinstance(prediction, Exception):
+        try:
+            return Settlement(job.uuid, job.api_id, "ok", prediction_value(prediction, timing))
+        except TypeError as exc:
+            log.error("a prediction cannot be written as JSON: %s", exc)  # noqa: TRY400  # the traceback is orjson's
+            prediction = ModelFailed("the model's prediction cannot be written as JSON")
+    if not isinstance(prediction, ServiceError):
+        log.warning("the model failed on one image: %s", type(prediction).__name__)
+        prediction = ModelFailed("the model failed on this image")
+    return failed(job, prediction, timing)
+
+
+def failed(job: ClaimedJob, error: ServiceError, timing: Timing) -> Settlement:
+    """Return the settlement that gives a job an error."""
+    return Settlement(job.uuid, job.api_id, "error", error_value(error, timing))
+
+
+def _late(job: ClaimedJob, waited_s: float) -> Settlement:
+    """Give up a job whose time is over; where its last try failed for want of the model, that is what it says."""
+    late = "the job's time was over before a model was free"
+    error = from_code(job.last_code, "the model was not available in time") if job.last_code else DeadlineExceeded(late)
+    return failed(job, error, Timing(job.queued_s + waited_s))
