@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
@@ -26,9 +29,13 @@ from errors import (
     RedisUnreachable,
     ServiceError,
     StartError,
+    Unavailable,
 )
 from service import Service
 from telemetry import set_up_logging
+
+CLIENT_GONE = 499
+"""What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
 
 log = logging.getLogger("api")
 
@@ -44,11 +51,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         set_up_logging(settings.log_level)
         app.state.service = service = Service(settings)
+        _bound_shutdown(settings.shutdown_grace_s)
         running = asyncio.create_task(service.run())
+        running.add_done_callback(_end_without_it)
         yield
         running.cancel()
-        service.intake.close()
-        await service.queue.close()
+        await service.close()
 
     app = FastAPI(
         title="Model micro-batching API",
@@ -65,6 +73,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+def _bound_shutdown(grace_s: float) -> None:
+    """Have uvicorn wait so long for open connections, unless it was told how long: by itself it waits for ever.
+
+    However it was started, its server handles SIGTERM by a method of its own.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(server, uvicorn.Server) and server.config.timeout_graceful_shutdown is None:
+        server.config.timeout_graceful_shutdown = math.ceil(grace_s)
+
+
+def _end_without_it(running: asyncio.Task[None]) -> None:
+    """Stop the process whose listening ended by a bug: it would refuse everybody for ever, and look alive."""
+    if not running.cancelled():
+        log.critical("listening for results ended; leaving", exc_info=running.exception())
+        signal.raise_signal(signal.SIGTERM)
+
+
 def _add_predictions(app: FastAPI) -> None:
     @app.post(
         "/predict",
@@ -78,8 +103,13 @@ def _add_predictions(app: FastAPI) -> None:
         started_s = time.monotonic()
         try:
             response = await service.predict(request)
-        except ServiceError as exc:
-            response = problem(exc, {"Vary": "Prefer"})
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_GONE)
+        except asyncio.CancelledError:  # by uvicorn, once its grace is over
+            response = problem(Unavailable("the service is shutting down; try again"))
+        except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
+            response = problem(_service_error(exc))
+        response.headers["Vary"] = "Prefer"
         service.metrics.requests.labels(response.status_code).inc()
         service.metrics.request_seconds.observe(time.monotonic() - started_s)
         return response

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
     request_timeout_s: Seconds = Field(30.0, description="The deadline of a request that waits for its answer.")
     async_timeout_s: Seconds = Field(300.0, description="The deadline of a `respond-async` request.")
-    result_ttl_s: Seconds = Field(300.0, description="How long a result may be collected.")
+    result_ttl_s: Seconds = Field(300.0, ge=1, description="How long a result may be collected.")
     lease_s: Seconds = Field(
         2.0, ge=0.1, description="How long a claimed job belongs to its batcher unless renewed: the time to recovery."
     )

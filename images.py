@@ -1,7 +1,7 @@
 """Encoded bytes → uint8 array of one configured shape, or an error.
 
 Everything here is pure and holds no state, so it may run in any thread. Pillow's own limit of pixels is process-wide:
-it is set to ours, and is only the backstop for what a header does not say (a TIFF's tiles, a GIF's frames).
+it is set to ours, and is only the backstop for what a header does not say (a GIF's frames).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 import ink
@@ -27,6 +27,10 @@ from pixels import Target, flatten
 # Pillow warns of odd metadata with words from the file: without this line each such file would leave a line in the
 # log and an entry in a registry that is never emptied. What is wrong with the pixels it raises.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MAX_SCANS = 100
+"""Scans of a JPEG, each of which costs a pass over all its pixels; a usual progressive one has ten."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # What Pillow's decoders were seen to raise on broken files, and what their sources say that they raise.
@@ -98,9 +102,19 @@ def _open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> ImageFile.I
         if isinstance(exc.__cause__, UnidentifiedImageError) and not _begins_as_one_of(formats, data):
             raise UnsupportedMediaType(f"No image of an accepted format: send {_either(formats)}.") from exc
         raise
-    if image.width * image.height > max_pixels:
+    if max(image.width * image.height, _tile_pixels(image)) > max_pixels:
         raise _too_large(max_pixels)
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise InvalidImage("The JPEG has too many scans: save it again.")
     return image
+
+
+def _tile_pixels(image: ImageFile.ImageFile) -> int:
+    """Return the pixels of a TIFF's tile, which is decoded whole however small the image is."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    sides = image.tag_v2.get(_TILE_WIDTH, 1), image.tag_v2.get(_TILE_LENGTH, 1)
+    return int(sides[0] * sides[1]) if all(isinstance(side, int) for side in sides) else 0
 
 
 def _too_large(max_pixels: int) -> TooLarge:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 from uuid import uuid4
 
+import numpy as np
+
 from batching import Batch, BatchEstimate, group
 from breaker import CircuitBreaker
 from errors import ModelFailed, ModelUnavailable, ServiceError
@@ -120,13 +122,19 @@ class Inference:
         Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
         """
         try:
-            async with asyncio.timeout(self._model_timeout_s):
+            async with asyncio.timeout(self._model_timeout_s) as limit:
                 predictions = await self._model.predict(batch.images)
         except TimeoutError as exc:
+            if not limit.expired():  # the model's own
+                raise ModelFailed("the model failed on this image") from exc
             if self._model.in_process:
                 log.critical("the model hangs: no answer in %s s; leaving", self._model_timeout_s)
                 self._on_hang()
             raise ModelUnavailable("the model did not answer in time; try again later") from exc
+        if isinstance(predictions, np.ndarray):
+            predictions = np.ascontiguousarray(predictions)  # or orjson would refuse its rows
+        elif not isinstance(predictions, list | tuple):
+            raise ModelFailed("the model must give a list of predictions, one an image")
         if len(predictions) != len(batch.jobs):
             raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(batch.jobs)} images")
         return predictions

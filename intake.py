@@ -40,8 +40,8 @@ class Intake:
     async def prepare(
         self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput
     ) -> list[Job | ServiceError]:
-        """Return each upload's job, or why it cannot be one."""
-        return [await pending for pending in [self._start(*pair, takes) for pair in zip(uploads, uuids, strict=True)]]
+        """Return each upload's job, or why it cannot be one; what has not begun when cancelled is not begun."""
+        return await asyncio.gather(*(self._start(*pair, takes) for pair in zip(uploads, uuids, strict=True)))
 
     def _start(self, upload: Upload, uuid: str, takes: ModelInput) -> asyncio.Future[Job | ServiceError]:
         loop = asyncio.get_running_loop()

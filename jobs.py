@@ -29,6 +29,7 @@ Every script is safe to repeat, so that its caller may simply call again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
@@ -59,6 +60,8 @@ CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results"
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
 MAX_JOBS_PER_CALL = 1024
 OLDEST_REDIS = (6, 2)
+MAX_CALLS_AT_ONCE = 64
+"""The client's pool holds 100 connections and refuses more; what blocks, and what looks around, needs a few."""
 INLINE_BYTES = 64 * 1024
 """The longest payload that CLAIM hands over itself; a longer one is cheaper fetched by HMGET than through Lua."""
 COPY_BYTES = 16 * 1024
@@ -82,6 +85,7 @@ class JobQueue:
         )
         self._longest_block_s = min(1.0, timeout_s / 2)
         self._scripts = _read_scripts()
+        self._turns = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
         # No retries inside the client: its defaults turn a blocked BLPOP into a minute of silence, and whoever calls
         # here knows better what a lost reply means.
         self._redis = connect(
@@ -238,6 +242,10 @@ class JobQueue:
         return f"{self._prefix}result:{uuid}"
 
     async def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        async with self._turns:
+            return await self._evaluate(script, keys, arguments)
+
+    async def _evaluate(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         text, digest = self._scripts[script]
         rest = (len(self._keys) + len(keys), *self._keys, *keys, *arguments)
         execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
@@ -255,7 +263,7 @@ class JobQueue:
         async with _translated():
             _token, reply = await pipeline.execute(raise_on_error=False)
             if isinstance(reply, NoScriptError):
-                return await self._call(script, keys, arguments)
+                return await self._evaluate(script, keys, arguments)
             if isinstance(reply, RedisError):
                 raise reply
         return reply
@@ -266,8 +274,12 @@ class JobQueue:
         missing = [uuid for uuid, payload in payloads.items() if payload is None]
         if missing:
             async with _translated():
-                fetched: Awaitable[list[bytes | None]] = self._redis.hmget(self._data, missing)  # type: ignore[assignment]  # typed for sync and async at once
-                payloads.update(zip(missing, await fetched, strict=True))
+                pipeline = self._redis.pipeline(
+                    transaction=False
+                )  # not HMGET: the time limit is a reply's, not a batch's
+                for uuid in missing:
+                    pipeline.hget(self._data, uuid)
+                payloads.update(zip(missing, await pipeline.execute(), strict=True))
         return tuple(_claimed(row, payload) for row in rows if (payload := payloads[row[0]]) is not None)
 
 

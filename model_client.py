@@ -87,15 +87,22 @@ class InProcess:
     async def warm_up(self) -> None:
         """Call the model's own `warm_up`, or predict one blank image."""
         try:
-            if self._warm_up is not None:
-                await self._run(self._warm_up)
-            elif self.takes.accepts == "tensor":
-                await self.predict(np.zeros((1, *self.takes.shape), self.takes.dtype))
+            count = await self._try_out()
         except (ServiceError, StartError):
             raise
         except Exception as exc:
             log.exception("the model failed at its warm-up")
             raise StartError(f"the model failed at its warm-up: {type(exc).__name__}: {exc}") from exc
+        if count != 1:
+            raise StartError(f"the model gave {count} predictions for one image of {self.takes}")
+
+    async def _try_out(self) -> int:
+        """Return how many predictions there are for one image."""
+        if self._warm_up is not None:
+            await self._run(self._warm_up)
+        elif self.takes.accepts == "tensor":
+            return len(await self.predict(np.zeros((1, *self.takes.shape), self.takes.dtype)))
+        return 1
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Scale and predict, see ModelClient."""
@@ -108,7 +115,13 @@ class InProcess:
         self._thread.shutdown(wait=False)
 
     async def _run(self, call: Callable[[], Returned]) -> Returned:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        def contained() -> Returned:
+            try:
+                return call()
+            except (SystemExit, KeyboardInterrupt, StopIteration) as exc:  # not to end the batcher
+                raise RuntimeError(f"the model raised {exc!r}") from exc
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, contained)
 
 
 def open_model(settings: Settings) -> ModelClient:

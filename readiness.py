@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from errors import RedisUnreachable, Unavailable, UnfitRedis
@@ -36,6 +37,7 @@ class Readiness:
         self._redis_trouble = "Redis has not been reached yet"
         self._alive_at_s = 0.0
         self._takes = override(None)
+        self._look_now = asyncio.Event()
         self.workers: tuple[Worker, ...] = ()
 
     @property
@@ -77,6 +79,7 @@ class Readiness:
         """Take note that a command failed: until Redis answers again, requests are refused at once."""
         if self.redis_is_up:
             log.warning("Redis: %s", exc.__cause__ or exc)
+            self._look_now.set()
         self._redis_trouble = exc.message
 
     async def run(self) -> None:
@@ -86,8 +89,12 @@ class Readiness:
                 await self.look()
             except (RedisUnreachable, UnfitRedis) as exc:
                 self.redis_failed(exc)
-            ready = self.redis_is_up and self.workers
-            await asyncio.sleep(LOOK_EVERY_S if ready else LOOK_AGAIN_S)
+            pause_s = LOOK_EVERY_S if self.redis_is_up and self.workers else LOOK_AGAIN_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._look_now.wait()
+                self._look_now.clear()
+                await asyncio.sleep(LOOK_AGAIN_S / 10)
 
     async def look(self) -> None:
         """Look once.

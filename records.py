@@ -185,10 +185,13 @@ def read_payload(job: ClaimedJob) -> NDArray[Any] | bytes:
     uuid, _, header = job.payload[:end].partition(b" ")
     if uuid.decode() != job.uuid:
         raise InternalError("the image was mixed up on its way; send it again")
-    dtype, shape = _payload_header(header)
-    if dtype is None:
-        return job.payload[end + 1 :]
-    return np.frombuffer(job.payload, dtype, offset=end + 1).reshape(shape)
+    try:
+        dtype, shape = _payload_header(header)
+        if dtype is None:
+            return job.payload[end + 1 :]
+        return np.frombuffer(job.payload, dtype, offset=end + 1).reshape(shape)
+    except (ValueError, TypeError) as exc:
+        raise InternalError("the image cannot be read: api and batcher may be of different versions") from exc
 
 
 @lru_cache(maxsize=256)

@@ -98,6 +98,11 @@ class Results:
         if self._dropping is None:
             self._dropping = asyncio.create_task(self._drop_all())
 
+    async def close(self) -> None:
+        """Send the drops that are still to be sent."""
+        if self._dropping is not None:
+            await self._dropping
+
     async def run(self) -> None:
         """Listen for rings and wake who waits, until cancelled."""
         polled_at_s = 0.0
@@ -125,18 +130,30 @@ class Results:
         ]
         self._outstanding.update((one.job.uuid, one) for one in waiting)
         try:
-            async with asyncio.timeout_at(until_s):
-                await self._admit_or_doubt(submission)
+            await self._admit_in_time(submission, until_s)
             for one in waiting:
                 one.submitted = True
             # Unlike a timeout around the futures, wait leaves those that are not done as they are.
             await asyncio.wait([one.future for one in waiting], timeout=max(0.0, until_s - loop.time()))
-        except TimeoutError:  # not even admitted
-            pass
         finally:
             for one in waiting:
                 self._outstanding.pop(one.job.uuid, None)
         return [one.future.result() if one.future.done() else None for one in waiting]
+
+    async def _admit_in_time(self, submission: Submission, until_s: float) -> None:
+        """Admit a request that waits: a lost reply counts as accepted, since polling will tell.
+
+        Whoever is promised a result for later must have been admitted: there it raises RedisUnreachable.
+        """
+        try:
+            async with asyncio.timeout_at(None if submission.kept else until_s):
+                await self._admit(submission)
+        except RedisUnreachable as exc:
+            self._readiness.redis_failed(exc)
+            if submission.kept:
+                raise
+        except TimeoutError:  # not even admitted: the wait is over
+            pass
 
     async def _last_codes(self, uuids: list[str]) -> list[str]:
         """Ask why jobs are late, but not for long: so are their answers."""
@@ -166,19 +183,23 @@ class Results:
 
     async def _submit_all(self) -> None:
         """Send what has gathered, and what gathers meanwhile, one call at a time."""
-        while self._to_submit:
-            flight = self._next_flight()
-            try:
-                admissions = await self._send([submission for submission, _ in flight])
-            except Unavailable as exc:
-                for _, admitted in flight:
-                    if not admitted.done():
-                        admitted.set_exception(exc)
-                continue
-            for (_, admitted), admission in zip(flight, admissions, strict=True):
+        try:
+            while self._to_submit:
+                await self._submit_flight(self._next_flight())
+        finally:
+            self._submitting = None
+
+    async def _submit_flight(self, flight: Sequence[tuple[Submission, asyncio.Future[Admission]]]) -> None:
+        try:
+            admissions = await self._send([submission for submission, _ in flight])
+        except Exception as exc:  # noqa: BLE001  # each request answers for itself
+            for _, admitted in flight:
                 if not admitted.done():
-                    admitted.set_result(admission)
-        self._submitting = None
+                    admitted.set_exception(exc)
+            return
+        for (_, admitted), admission in zip(flight, admissions, strict=True):
+            if not admitted.done():
+                admitted.set_result(admission)
 
     def _next_flight(self) -> list[tuple[Submission, asyncio.Future[Admission]]]:
         jobs = count = 0
@@ -202,13 +223,15 @@ class Results:
         return admissions
 
     async def _drop_all(self) -> None:
-        while self._to_drop:
-            uuids, self._to_drop = self._to_drop[:MAX_JOBS_PER_CALL], self._to_drop[MAX_JOBS_PER_CALL:]
-            try:
-                await self._queue.drop(uuids)
-            except Unavailable as exc:  # their time to live, or their deadline, clears them away
-                self._readiness.redis_failed(exc)
-        self._dropping = None
+        try:
+            while self._to_drop:
+                uuids, self._to_drop = self._to_drop[:MAX_JOBS_PER_CALL], self._to_drop[MAX_JOBS_PER_CALL:]
+                try:
+                    await self._queue.drop(uuids)
+                except Unavailable as exc:  # their time to live, or their deadline, clears them away
+                    self._readiness.redis_failed(exc)
+        finally:
+            self._dropping = None
 
     def _drained_in_s(self) -> float:
         """Return when the queue, as it stands, will have been worked off."""
@@ -218,7 +241,10 @@ class Results:
         """Hand over the copy of a result that a ring carries; False where it carries none."""
         if b" " not in token:
             return False
-        self._finish(read_result(token))
+        try:
+            self._finish(read_result(token))
+        except (ValueError, KeyError):  # of another version, or mixed up: what it was for is polled for
+            log.warning("a ring cannot be read")
         return True
 
     def _finish(self, result: Result) -> None:

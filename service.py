@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from answers import accepted, add_timing, predictions
@@ -61,6 +62,12 @@ class Service:
             tasks.create_task(self.readiness.run())
             tasks.create_task(self.results.run())
 
+    async def close(self) -> None:
+        """Send what is still to be sent to Redis, and give back threads and connections."""
+        self.intake.close()
+        await self.results.close()
+        await self.queue.close()
+
     async def predict(self, request: Request) -> Response:
         """Take one prediction request from its body to its answer.
 
@@ -79,7 +86,8 @@ class Service:
         if prefer.respond_async and failed:
             raise failed  # whoever collects the result later would find no trace of it
         request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
-        results = await self._results([one for one in prepared if isinstance(one, Job)], prefer, spent_s=decode_s)
+        jobs = [one for one in prepared if isinstance(one, Job)]
+        results = await self._results(request, jobs, prefer, spent_s=decode_s) if jobs else []
         if results is None:
             response = accepted(request_id)
         else:
@@ -87,7 +95,6 @@ class Service:
             outcomes = [by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared]
             response = predictions(request_id, outcomes)
             add_timing(response, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
-        response.headers["Vary"] = "Prefer"
         if prefer.applied:
             response.headers["Preference-Applied"] = prefer.applied
         return response
@@ -101,21 +108,26 @@ class Service:
     async def _prepare(
         self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
     ) -> list[Job | ServiceError]:
-        if self.settings.simulated_decode_s:  # holds no thread, however many wait
-            await asyncio.sleep(self.settings.simulated_decode_s)
-        return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                if self.settings.simulated_decode_s:  # holds no thread, however many wait
+                    await asyncio.sleep(self.settings.simulated_decode_s)
+                return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+        except TimeoutError as exc:
+            raise DeadlineExceeded("the image was not decoded in time; try again later") from exc
 
-    async def _results(self, jobs: list[Job], prefer: Preferences, *, spent_s: float) -> list[Result] | None:
+    async def _results(
+        self, request: Request, jobs: list[Job], prefer: Preferences, *, spent_s: float
+    ) -> list[Result] | None:
         """Return what became of the jobs, None where the client is to come back for it."""
-        if not jobs:
-            return []
         settings = self.settings
         asked_s = settings.request_timeout_s if prefer.wait_s is None else prefer.wait_s
         wait_s = max(0.0, min(asked_s, settings.request_timeout_s) - spent_s)
         if prefer.respond_async:
             wait_s = 0.0 if prefer.wait_s is None else wait_s
             return await self.results.ask_and_keep(jobs, timeout_s=settings.async_timeout_s, wait_s=wait_s)
-        return await self.results.ask(jobs, timeout_s=wait_s)
+        async with _while_connected(request):
+            return await self.results.ask(jobs, timeout_s=wait_s)
 
     async def result(self, request_id: str) -> Response:
         """Answer with what became of a request.
@@ -140,6 +152,34 @@ class Service:
         """
         await self.queue.drop(_uuids(request_id))
         return Response(status_code=204)
+
+
+@asynccontextmanager
+async def _while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancel what is inside when the client goes away; the body must have been read.
+
+    Raises ClientDisconnect.
+    """
+    inside = asyncio.current_task()
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        if inside:
+            inside.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and inside and inside.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()
 
 
 def _uuids(request_id: str) -> list[str]:

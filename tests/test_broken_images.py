@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import images
-from errors import InvalidImage, ServiceError, UnsupportedMediaType
+from errors import InvalidImage, ServiceError, TooLarge, UnsupportedMediaType
 from inputs import ModelInput
 from tests.pictures import FORMATS, MAX_PIXELS, colours, encoded, exif
 
@@ -129,3 +131,22 @@ def test_only_our_errors_come_out_of_mutated_files(kind: str) -> None:
             assert exc.http_status in (413, 415, 422)  # noqa: PT017 - whichever of them
         else:
             assert found.shape == takes.shape
+
+
+def test_a_tile_larger_than_the_limit_is_refused_however_small_the_image() -> None:
+    # width, length, bits, compression, photometric, samples, tile width and length, offset and size of the tile
+    tags = {256: 9, 257: 9, 258: 8, 259: 1, 262: 1, 277: 1, 322: 40_000, 323: 40_000, 324: 134, 325: 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    tiled = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(8)
+
+    with pytest.raises(TooLarge):
+        images.decode(tiled, takes=TAKES[3], formats=FORMATS, max_pixels=MAX_PIXELS)
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    progressive = encoded(colours(), "jpeg", progressive=True)
+    scan = progressive.rindex(b"\xff\xda")
+    endless = progressive[:-2] + progressive[scan:-2] * 200 + b"\xff\xd9"
+
+    with pytest.raises(InvalidImage):
+        images.decode(endless, takes=TAKES[3], formats=FORMATS, max_pixels=MAX_PIXELS)

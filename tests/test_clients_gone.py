@@ -1,0 +1,53 @@
+"""Clients that do not wait for their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+import redis
+
+from tests.scale import times
+from tests.stack import Stack, npy, until_ready
+
+
+async def waiting_client(socket: str, body: bytes) -> asyncio.StreamWriter:
+    _reader, writer = await asyncio.open_unix_connection(socket)
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    return writer
+
+
+@pytest.mark.chaos
+async def test_jobs_of_clients_that_went_away_never_reach_the_model(stack: Stack) -> None:
+    count = times(60, 600)
+    stack.start_redis()
+    stack.start_batcher(
+        MICROBATCH_MODEL="simulated", MICROBATCH_SIMULATED_BATCH_S="0.1", MICROBATCH_MAX_BATCH_SIZE=str(count // 20)
+    )
+    stack.start_api()
+    body = npy(np.zeros((32, 32, 3), np.uint8))
+    async with stack.client() as client:
+        await until_ready(client)
+    server = redis.Redis(unix_socket_path=f"{stack.folder}/redis.sock")
+    clients = [await waiting_client(f"{stack.folder}/api.sock", body) for _ in range(count)]
+    end_s = time.monotonic() + 10
+    while server.hget("{mb:default}:stats", "submitted") != str(count).encode():
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.005)
+
+    for gone in clients[count // 2 :]:
+        gone.close()
+    while server.zcard("{mb:default}:deadlines"):
+        assert time.monotonic() < end_s + 30
+        await asyncio.sleep(0.01)
+
+    run_for_nobody = int(server.hget("{mb:default}:stats", "claimed") or 0) - count // 2
+    assert run_for_nobody <= count // 2 * 0.01
+    for one in clients:
+        one.close()
+    server.close()
