@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from answers import problem
 from config import Settings, load_settings
-from docs import PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
+from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
 from errors import (
     BadRequest,
     InternalError,
@@ -96,7 +96,7 @@ def _add_predictions(app: FastAPI) -> None:
         tags=["predictions"],
         summary="Predict one or several images",
         responses=PREDICTIONS,
-        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER]},
+        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY]},
     )
     async def predict(request: Request) -> Response:
         service: Service = request.app.state.service

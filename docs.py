@@ -44,6 +44,12 @@ PREFER: dict[str, Any] = {
     "schema": {"type": "string"},
     "description": "`wait=n`: wait at most n seconds; `respond-async`: 202 at once, the result is at `Location`",
 }
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "Of your own making: a repeated request with it and the same body runs once and is answered alike",
+}
 PREDICTIONS: Responses = {
     200: {
         "description": "One prediction an image, in the order sent; an image that failed has `error` instead",

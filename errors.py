@@ -8,6 +8,7 @@ ServiceError                     code                    status
 ├── TooLarge                     too_large               413
 ├── UnsupportedMediaType         unsupported_media_type  415
 ├── InvalidImage                 invalid_image           422
+├── IdempotencyKeyReused         idempotency_key_reused  422
 ├── QueueFull                    queue_full              429
 ├── ModelFailed                  model_failed            500
 ├── InternalError                internal_error          500
@@ -88,6 +89,13 @@ class InvalidImage(ServiceError):
     http_status = 422
 
 
+class IdempotencyKeyReused(ServiceError):
+    """An Idempotency-Key that came with another body before."""
+
+    code = "idempotency_key_reused"
+    http_status = 422
+
+
 class QueueFull(ServiceError):
     """The queue is at its limit, or the wait to expect is longer than the request's deadline."""
 
@@ -150,6 +158,7 @@ WIRE_ERRORS: tuple[type[ServiceError], ...] = (
     TooLarge,
     UnsupportedMediaType,
     InvalidImage,
+    IdempotencyKeyReused,
     QueueFull,
     ModelFailed,
     InternalError,

@@ -15,7 +15,9 @@ key               type    content                                               
 :bell:<api id>    LIST    tokens that wake an api process: a UUID, or a copy of its result  1,024, 60 s
 :idle             ZSET    worker -> when it last found nothing to claim, ms                2.5 s
 :workers          HASH    worker -> last beat, state, what its model takes                 60 s of silence
-:dead             LIST    jobs given up, with their reason                                 1,000
+:dead             LIST    jobs given up, with reason and payload                           1,000, 64 MiB
+:secret           STRING  what the UUIDs of Idempotency-Keys are made with                 constant
+:key:<hash>       STRING  fingerprint of the body that came with an Idempotency-Key        deadline + TTL
 :stats            HASH    counters                                                         constant
 
 A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
@@ -30,11 +32,14 @@ Every script is safe to repeat, so that its caller may simply call again.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha1
+from hashlib import sha1, sha256
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
+from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -48,17 +53,20 @@ from records import (
     Admission,
     Claim,
     ClaimedJob,
+    DeadLetter,
     Progress,
     Result,
     Settlement,
     Submission,
     Worker,
+    read_dead_letter,
     read_result,
 )
 
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
 MAX_JOBS_PER_CALL = 1024
+MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
 MAX_CALLS_AT_ONCE = 64
 """The client's pool holds 100 connections and refuses more; what blocks, and what looks around, needs a few."""
@@ -80,8 +88,8 @@ class JobQueue:
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]
-        self._bell, self._meta, self._data, self._workers = (
-            prefix + key for key in ("bell", "meta", "data", "workers")
+        self._bell, self._meta, self._data, self._workers, self._dead, self._secret = (
+            prefix + key for key in ("bell", "meta", "data", "workers", "dead", "secret")
         )
         self._longest_block_s = min(1.0, timeout_s / 2)
         self._scripts = _read_scripts()
@@ -134,6 +142,23 @@ class JobQueue:
         async with _translated():
             first, more = await pipeline.execute()
         return ([first[1]] if first else []) + (more or [])
+
+    async def identify(self, key: str, fingerprint: bytes, *, ttl_s: float) -> str | None:
+        """Return the request UUID that belongs to an Idempotency-Key, None where it came with another body before.
+
+        The UUID is an HMAC under a secret of this Redis, so that whoever guesses a key cannot collect the result.
+        """
+        place = f"{self._prefix}key:{sha256(key.encode()).hexdigest()}"
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(self._secret, token_bytes(32), nx=True)
+        pipeline.get(self._secret)
+        pipeline.set(place, fingerprint, nx=True, px=_ms(ttl_s))
+        pipeline.get(place)
+        async with _translated():
+            _, secret, _, first = await pipeline.execute()
+        if first != fingerprint:
+            return None
+        return str(UUID(bytes=hmac.digest(secret, key.encode(), "sha256")[:16], version=4))
 
     async def poll(self, uuids: Sequence[str]) -> list[Result | Progress]:
         """Ask what is known of each job; a result that is another job's counts as unknown."""
@@ -196,6 +221,24 @@ class JobQueue:
             arguments += (claim_id, uuid)
         _live, *own = await self._call("beat", [], arguments)
         return [bool(word) for word in own]
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """Yield the jobs that were given up, the latest first."""
+        execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
+        for place in range(MOST_DEAD):
+            async with _translated():
+                raw = await execute("LINDEX", self._dead, place)
+            if raw is None:
+                return
+            yield read_dead_letter(raw)
+
+    async def forget_dead(self, letter: DeadLetter) -> None:
+        """Take a job off the list of those given up."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.execute_command("LREM", self._dead, 1, letter.raw)
+        pipeline.hincrby(self._prefix + "stats", "dead_bytes", -len(letter.raw))
+        async with _translated():
+            await pipeline.execute()
 
     async def workers(self) -> list[Worker]:
         """Return all workers that have beaten in the last minute or so; rows of another version are left out."""

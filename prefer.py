@@ -1,10 +1,17 @@
-"""The Prefer header (RFC 7240): `wait=n` and `respond-async`."""
+"""The headers by which a client says how it wants its answer: Prefer (RFC 7240) and Idempotency-Key.
+
+The latter is draft-ietf-httpapi-idempotency-key-header: a quoted string; without its quotes it is taken too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.request import parse_http_list
+
+from errors import BadRequest
+
+LONGEST_KEY = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +39,18 @@ def preferences(headers: Iterable[str]) -> Preferences:
     return Preferences(
         int(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None, "respond-async" in found
     )
+
+
+def read_key(header: str | None) -> str:
+    """Return an Idempotency-Key, "" where there is none.
+
+    Raises BadRequest.
+    """
+    if header is None:
+        return ""
+    key = header.strip()
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
+        raise BadRequest(f"Idempotency-Key must be 1 to {LONGEST_KEY} printable ASCII characters")
+    return key

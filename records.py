@@ -1,6 +1,7 @@
 r"""What crosses Redis, and its form in bytes: jobs, claims, settlements, results, workers. No I/O.
 
 payload   `<uuid> tensor <numpy dtype> <shape>\n<raw bytes>` or `<uuid> encoded - -\n<image file>`
+dead      `<given up at, ms> <length of the result>\n<result><payload>`
 result    `<uuid> ok|error <queue_s> <model_s> <batch_size> <batch_id> <worker_id>\n<JSON>`
 The UUID inside each is looked at before anything is answered: a reply that reaches the wrong reader is seen.
 """
@@ -119,6 +120,16 @@ class Result:
     timing: Timing
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that was given up. raw: as it stands in Redis; died_at_s: Unix time."""
+
+    died_at_s: float
+    result: Result
+    payload: bytes
+    raw: bytes
+
+
 class Progress(IntEnum):
     """What Redis says of a job that has no result."""
 
@@ -213,6 +224,13 @@ def prediction_value(prediction: object, timing: Timing) -> bytes:
 def error_value(error: ServiceError, timing: Timing) -> bytes:
     """Return an error as the value of an "error" or "dead" settlement."""
     return timing.line() + orjson.dumps({"code": error.code, "message": error.message})
+
+
+def read_dead_letter(raw: bytes) -> DeadLetter:
+    """Read a job that was given up as SETTLE wrote it."""
+    head, _, rest = raw.partition(b"\n")
+    died_ms, length = map(int, head.split())
+    return DeadLetter(died_ms / 1000, read_result(rest[:length]), rest[length:], raw)
 
 
 def read_result(raw: bytes) -> Result:

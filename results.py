@@ -16,6 +16,8 @@ from records import Admission, Job, Progress, Result, Submission, Timing, read_r
 
 LISTEN_S = 0.25
 """How long one look at the bell blocks, and so how late an answer can be whose ring was lost."""
+PASSING = (502, 503, 504)
+"""Statuses of errors that another try may mend."""
 LAST_LOOK_S = 0.05
 """How long past its deadline a request may ask why it has no result."""
 
@@ -69,12 +71,24 @@ class Results:
         Raises QueueFull or Unavailable where the request was not admitted.
         """
         try:
-            results = await self._submit_and_wait(Submission(tuple(jobs), timeout_s), wait_s=timeout_s)
-            late = [job.uuid for job, result in zip(jobs, results, strict=True) if result is None]
-            codes = iter(await self._last_codes(late) if late else [])
-            return [result or overdue(job.uuid, next(codes)) for job, result in zip(jobs, results, strict=True)]
+            return await self._ask(Submission(tuple(jobs), timeout_s))
         finally:  # answered, refused, or nobody waits any more
             self.drop([job.uuid for job in jobs])
+
+    async def ask_again(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
+        """Submit or join jobs that may have been asked for before, and leave their results for whoever asks again.
+
+        Only what another try may mend is dropped: it is run anew then. Raises as `ask` does.
+        """
+        results = await self._ask(Submission(tuple(jobs), timeout_s, kept=True))
+        self.drop([one.uuid for one in results if one.error is not None and one.error.http_status in PASSING])
+        return results
+
+    async def _ask(self, submission: Submission) -> list[Result]:
+        results = await self._submit_and_wait(submission, wait_s=submission.remaining_s)
+        late = [job.uuid for job, result in zip(submission.jobs, results, strict=True) if result is None]
+        codes = iter(await self._last_codes(late) if late else [])
+        return [result or overdue(job.uuid, next(codes)) for job, result in zip(submission.jobs, results, strict=True)]
 
     async def ask_and_keep(self, jobs: Sequence[Job], *, timeout_s: float, wait_s: float) -> list[Result] | None:
         """Submit jobs whose results are kept; return them where all came within `wait_s`, else None.
@@ -133,6 +147,8 @@ class Results:
             await self._admit_in_time(submission, until_s)
             for one in waiting:
                 one.submitted = True
+            if submission.kept:  # it may have been answered before
+                await self._poll([job.uuid for job in submission.jobs])
             # Unlike a timeout around the futures, wait leaves those that are not done as they are.
             await asyncio.wait([one.future for one in waiting], timeout=max(0.0, until_s - loop.time()))
         finally:

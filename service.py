@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from uuid import uuid4
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,11 +16,11 @@ from starlette.responses import Response
 from answers import accepted, add_timing, predictions
 from bodies import Upload, read_body, split_body
 from config import Settings
-from errors import DeadlineExceeded, NotFound, ServiceError
+from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound, ServiceError
 from inputs import ModelInput
 from intake import Intake, job_uuids
 from jobs import JobQueue
-from prefer import Preferences, preferences
+from prefer import Preferences, preferences, read_key
 from readiness import Readiness, override_input
 from records import Job, Progress, Result
 from results import Results
@@ -76,9 +77,13 @@ class Service:
         started_s = time.monotonic()
         takes = self.readiness.require()
         prefer = preferences(request.headers.getlist("prefer"))
-        uploads = await self._uploads(request)
+        settings = self.settings
+        body = await read_body(request, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+        kind = request.headers.get("content-type", "")
+        uploads = await split_body(kind, body, max_images=settings.max_images_per_request)
         read_s = time.monotonic()
-        request_uuid = str(uuid4())
+        key = read_key(request.headers.get("idempotency-key"))
+        request_uuid = await self._uuid_of(key, kind, body) if key else str(uuid4())
         prepared = await self._prepare(uploads, request_uuid, takes)
         decode_s = time.monotonic() - read_s
         self.metrics.decode_seconds.observe(decode_s)
@@ -87,7 +92,7 @@ class Service:
             raise failed  # whoever collects the result later would find no trace of it
         request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
         jobs = [one for one in prepared if isinstance(one, Job)]
-        results = await self._results(request, jobs, prefer, spent_s=decode_s) if jobs else []
+        results = await self._results(request, jobs, prefer, again=bool(key), spent_s=decode_s) if jobs else []
         if results is None:
             response = accepted(request_id)
         else:
@@ -99,11 +104,17 @@ class Service:
             response.headers["Preference-Applied"] = prefer.applied
         return response
 
-    async def _uploads(self, request: Request) -> list[Upload]:
-        settings = self.settings
-        body = await read_body(request, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
-        kind = request.headers.get("content-type", "")
-        return await split_body(kind, body, max_images=settings.max_images_per_request)
+    async def _uuid_of(self, key: str, kind: str, body: bytes) -> str:
+        """Return the UUID of all requests that come with this Idempotency-Key.
+
+        Raises IdempotencyKeyReused where it came with another body before, RedisUnreachable.
+        """
+        fingerprint = await asyncio.to_thread(lambda: sha256(kind.encode() + b"\n" + body).digest())
+        ttl_s = max(self.settings.request_timeout_s, self.settings.async_timeout_s) + self.settings.result_ttl_s
+        uuid = await self.queue.identify(key, fingerprint, ttl_s=ttl_s)
+        if uuid is None:
+            raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new one")
+        return uuid
 
     async def _prepare(
         self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
@@ -117,7 +128,7 @@ class Service:
             raise DeadlineExceeded("the image was not decoded in time; try again later") from exc
 
     async def _results(
-        self, request: Request, jobs: list[Job], prefer: Preferences, *, spent_s: float
+        self, request: Request, jobs: list[Job], prefer: Preferences, *, again: bool, spent_s: float
     ) -> list[Result] | None:
         """Return what became of the jobs, None where the client is to come back for it."""
         settings = self.settings
@@ -126,6 +137,8 @@ class Service:
         if prefer.respond_async:
             wait_s = 0.0 if prefer.wait_s is None else wait_s
             return await self.results.ask_and_keep(jobs, timeout_s=settings.async_timeout_s, wait_s=wait_s)
+        if again:  # whoever comes back finds the answer, so the job outlives the connection
+            return await self.results.ask_again(jobs, timeout_s=wait_s)
         async with _while_connected(request):
             return await self.results.ask(jobs, timeout_s=wait_s)
 

@@ -3,11 +3,23 @@
 -- KEYS 12.. per job: its result key, the bell of its api
 -- ARGV 1 result ttl ms   2 claim id   3 longest result that is copied into the api's bell, in bytes
 --      then per job: uuid, ok | error | dead | release, value (release: the error code to remember)
--- ok: the first one wins, from anyone. error, dead (an error, also noted in DEAD), release: only from the holder of the
--- claim while its lease runs. A result is "uuid kind value".
+-- ok: the first one wins, from anyone. error, dead (an error, also kept in DEAD with its payload), release: only from the
+-- holder of the claim while its lease runs. A result is "uuid kind value".
 -- Returns per job 1 (done) or 0 (nothing changed).
 -- Cost: O(1) a job.
 -- Safe to repeat: a settled job is out of the queue, a released one is no longer held: 0.
+
+-- Dead letters: at most 1,000, and 64 MiB.
+local function bury(letter)
+  redis.call('LPUSH', DEAD, letter)
+  local bytes = redis.call('HINCRBY', STATS, 'dead_bytes', #letter)
+  while bytes > 67108864 or redis.call('LLEN', DEAD) > 1000 do
+    local oldest = redis.call('RPOP', DEAD)
+    if not oldest then break end
+    bytes = redis.call('HINCRBY', STATS, 'dead_bytes', -#oldest)
+  end
+end
+
 local ttl, claim, copy = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local jobs = (#ARGV - 3) / 3
 local reply, done, released, refused = {}, 0, 0, 0
@@ -23,6 +35,7 @@ for job = jobs, 1, -1 do                                                   -- ba
     put_back(uuid, row)
     reply[job], released = 1, released + 1
   else
+    local payload = kind == 'dead' and redis.call('HGET', DATA, uuid)
     forget(uuid)
     local result = uuid .. ' ' .. (kind == 'ok' and 'ok' or 'error') .. ' ' .. value
     local result_key, api_bell = KEYS[10 + job * 2], KEYS[11 + job * 2]
@@ -32,8 +45,7 @@ for job = jobs, 1, -1 do                                                   -- ba
     redis.call('LTRIM', api_bell, -1024, -1)
     redis.call('PEXPIRE', api_bell, 60000)
     if kind == 'dead' then
-      redis.call('LPUSH', DEAD, now .. ' ' .. result)
-      redis.call('LTRIM', DEAD, 0, 999)
+      bury(string.format('%.0f %d\n', now, #result) .. result .. (payload or ''))
     end
     reply[job], done = 1, done + 1
   end

@@ -43,7 +43,10 @@ class Stack:
         return self.start(sys.executable, "batcher.py", **settings)
 
     def start_api(self, **settings: str) -> subprocess.Popen[bytes]:
-        return self._start_uvicorn("--uds", f"{self.folder}/api.sock", **settings)
+        return self.start_api_at(f"{self.folder}/api.sock", **settings)
+
+    def start_api_at(self, socket: str, **settings: str) -> subprocess.Popen[bytes]:
+        return self._start_uvicorn("--uds", socket, **settings)
 
     def start_api_on(self, port: int, **settings: str) -> subprocess.Popen[bytes]:
         """Start an api for what cannot speak through a unix socket: it listens on a port of 127.0.0.1."""
