@@ -21,7 +21,7 @@ COPY *.py ./
 COPY lua lua/
 COPY models models/
 COPY page page/
-COPY tools/__init__.py tools/alive.py tools/
+COPY tools/__init__.py tools/alive.py tools/dead.py tools/
 USER 10001:10001
 EXPOSE 8000
 # Exec form: SIGTERM must reach uvicorn itself, not a shell that does not pass it on.

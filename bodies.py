@@ -6,7 +6,7 @@ import asyncio
 import binascii
 import io
 import tokenize
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -37,9 +37,12 @@ class _InMemoryParser(MultiPartParser):
         self.ended = True
 
 
-async def read_body(request: Request, *, max_body_bytes: int, body_timeout_s: float) -> bytes:
+async def read_body(
+    request: Request, *, max_body_bytes: int, body_timeout_s: float, hold: Callable[[int], None] = lambda _: None
+) -> bytes:
     """Read the whole body.
 
+    hold: is told how many bytes are there, and may refuse more.
     Raises TooLarge, before reading where the length is announced; BodyTimeout; starlette's ClientDisconnect.
     """
     announced = request.headers.get("content-length", "")
@@ -52,6 +55,7 @@ async def read_body(request: Request, *, max_body_bytes: int, body_timeout_s: fl
                 total += len(chunk)
                 if total > max_body_bytes:
                     raise _too_large(max_body_bytes)
+                hold(total)
                 chunks.append(chunk)
     except TimeoutError as exc:
         raise BodyTimeout(f"the body did not arrive within {body_timeout_s:g} s") from exc

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     # HTTP
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1, description="The longest request body.")
     body_timeout_s: Seconds = Field(30.0, description="How long a request body may take to arrive.")
+    max_held_bytes: int = Field(
+        512 * 1024 * 1024, ge=1, description="What one api process holds of all its requests before it refuses more."
+    )
     max_pixels: int = Field(25_000_000, ge=1, description="The most pixels of one image, looked at before decoding.")
     max_images_per_request: int = Field(64, ge=1, le=1024, description="The most images in one request.")
     image_formats: Names = Field(IMAGE_FORMATS, min_length=1, description="The image formats taken.")

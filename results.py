@@ -18,6 +18,8 @@ LISTEN_S = 0.25
 """How long one look at the bell blocks, and so how late an answer can be whose ring was lost."""
 PASSING = (502, 503, 504)
 """Statuses of errors that another try may mend."""
+REFUSE_S = 0.1
+"""How long after a refusal the like is refused without asking Redis."""
 LAST_LOOK_S = 0.05
 """How long past its deadline a request may ask why it has no result."""
 
@@ -62,6 +64,7 @@ class Results:
         self._submitting: asyncio.Task[None] | None = None
         self._dropping: asyncio.Task[None] | None = None
         self._depth = 0
+        self._refused_until_s = self._refused_wait_s = 0.0
 
     async def ask(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
         """Submit the jobs of one request, wait for their results and collect them.
@@ -193,7 +196,10 @@ class Results:
             self._submitting = asyncio.create_task(self._submit_all())
         admission = await admitted
         if admission == "full":
-            raise QueueFull("the queue is full; try again later", retry_after_s=self._drained_in_s())
+            if not submission.kept:
+                self._refused_until_s = time.monotonic() + REFUSE_S
+                self._refused_wait_s = submission.remaining_s
+            raise self._full()
         if admission == "no_memory":
             raise Unavailable("Redis is out of memory; try again later", retry_after_s=self._drained_in_s())
 
@@ -201,7 +207,8 @@ class Results:
         """Send what has gathered, and what gathers meanwhile, one call at a time."""
         try:
             while self._to_submit:
-                await self._submit_flight(self._next_flight())
+                if flight := self._next_flight():
+                    await self._submit_flight(flight)
         finally:
             self._submitting = None
 
@@ -213,11 +220,14 @@ class Results:
                 if not admitted.done():
                     admitted.set_exception(exc)
             return
-        for (_, admitted), admission in zip(flight, admissions, strict=True):
-            if not admitted.done():
+        for (submission, admitted), admission in zip(flight, admissions, strict=True):
+            if admitted.cancelled():  # its wait ended while it was on its way: its first drop may have been faster
+                self.drop([job.uuid for job in submission.jobs])
+            else:
                 admitted.set_result(admission)
 
     def _next_flight(self) -> list[tuple[Submission, asyncio.Future[Admission]]]:
+        self._to_submit = [(submission, admitted) for submission, admitted in self._to_submit if not admitted.done()]
         jobs = count = 0
         for submission, _ in self._to_submit:
             jobs += len(submission.jobs)
@@ -248,6 +258,17 @@ class Results:
                     self._readiness.redis_failed(exc)
         finally:
             self._dropping = None
+
+    def require_room(self, wait_s: float) -> None:
+        """Refuse at once, before a body is read, what could wait no longer than another that has just been refused.
+
+        Raises QueueFull.
+        """
+        if wait_s <= self._refused_wait_s and time.monotonic() < self._refused_until_s:
+            raise self._full()
+
+    def _full(self) -> QueueFull:
+        return QueueFull("the queue is full; try again later", retry_after_s=self._drained_in_s())
 
     def _drained_in_s(self) -> float:
         """Return when the queue, as it stands, will have been worked off."""

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from answers import accepted, add_timing, predictions
 from bodies import Upload, read_body, split_body
+from budget import ByteBudget, Share
 from config import Settings
 from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound, ServiceError
 from inputs import ModelInput
@@ -53,6 +54,7 @@ class Service:
             max_results=settings.max_results,
             max_batch_size=settings.max_batch_size,
         )
+        self.budget = ByteBudget(settings.max_held_bytes)
         self.intake = Intake(
             formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
         )
@@ -74,11 +76,21 @@ class Service:
 
         Raises ServiceError.
         """
+        with self.budget.share() as share:
+            return await self._predict(request, share)
+
+    async def _predict(self, request: Request, share: Share) -> Response:
         started_s = time.monotonic()
         takes = self.readiness.require()
         prefer = preferences(request.headers.getlist("prefer"))
         settings = self.settings
-        body = await read_body(request, max_body_bytes=settings.max_body_bytes, body_timeout_s=settings.body_timeout_s)
+        self.results.require_room(self._wait_s(prefer))
+        body = await read_body(
+            request,
+            max_body_bytes=settings.max_body_bytes,
+            body_timeout_s=settings.body_timeout_s,
+            hold=share.hold,
+        )
         kind = request.headers.get("content-type", "")
         uploads = await split_body(kind, body, max_images=settings.max_images_per_request)
         read_s = time.monotonic()
@@ -92,6 +104,7 @@ class Service:
             raise failed  # whoever collects the result later would find no trace of it
         request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
         jobs = [one for one in prepared if isinstance(one, Job)]
+        share.hold(max(share.held_bytes, sum(len(job.payload) for job in jobs)))
         results = await self._results(request, jobs, prefer, again=bool(key), spent_s=decode_s) if jobs else []
         if results is None:
             response = accepted(request_id)
@@ -131,16 +144,19 @@ class Service:
         self, request: Request, jobs: list[Job], prefer: Preferences, *, again: bool, spent_s: float
     ) -> list[Result] | None:
         """Return what became of the jobs, None where the client is to come back for it."""
-        settings = self.settings
-        asked_s = settings.request_timeout_s if prefer.wait_s is None else prefer.wait_s
-        wait_s = max(0.0, min(asked_s, settings.request_timeout_s) - spent_s)
+        wait_s = max(0.0, self._wait_s(prefer) - spent_s)
         if prefer.respond_async:
             wait_s = 0.0 if prefer.wait_s is None else wait_s
-            return await self.results.ask_and_keep(jobs, timeout_s=settings.async_timeout_s, wait_s=wait_s)
+            return await self.results.ask_and_keep(jobs, timeout_s=self.settings.async_timeout_s, wait_s=wait_s)
         if again:  # whoever comes back finds the answer, so the job outlives the connection
             return await self.results.ask_again(jobs, timeout_s=wait_s)
         async with _while_connected(request):
             return await self.results.ask(jobs, timeout_s=wait_s)
+
+    def _wait_s(self, prefer: Preferences) -> float:
+        """Return how long a client waits for its answer."""
+        longest_s = self.settings.request_timeout_s
+        return longest_s if prefer.wait_s is None else min(prefer.wait_s, longest_s)
 
     async def result(self, request_id: str) -> Response:
         """Answer with what became of a request.
