@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from errors import DeadlineExceeded, QueueFull, RedisUnreachable, Unavailable, from_code
 from jobs import MAX_JOBS_PER_CALL, JobQueue
+from outbox import Outbox
 from readiness import Readiness
-from records import Admission, Job, Progress, Result, Submission, Timing, read_result
+from records import Job, Progress, Result, Submission, Timing, read_result
 
 LISTEN_S = 0.25
 """How long one look at the bell blocks, and so how late an answer can be whose ring was lost."""
 PASSING = (502, 503, 504)
 """Statuses of errors that another try may mend."""
-REFUSE_S = 0.1
-"""How long after a refusal the like is refused without asking Redis."""
 LAST_LOOK_S = 0.05
 """How long past its deadline a request may ask why it has no result."""
 
@@ -39,32 +37,15 @@ class _Outstanding:
 class Results:
     """Submits jobs and waits for what becomes of them; `run` must be running beside it.
 
-    Submits share one call while another is on its way, as do drops; all waiting shares one bell.
+    All waiting shares one bell.
     """
 
-    def __init__(
-        self,
-        queue: JobQueue,
-        readiness: Readiness,
-        *,
-        api_id: str,
-        max_queue_depth: int,
-        max_results: int,
-        max_batch_size: int,
-    ) -> None:
+    def __init__(self, queue: JobQueue, readiness: Readiness, outbox: Outbox, *, api_id: str) -> None:
         self._queue = queue
         self._readiness = readiness
+        self._outbox = outbox
         self._api_id = api_id
-        self._max_queue_depth = max_queue_depth
-        self._max_results = max_results
-        self._max_batch_size = max_batch_size
         self._outstanding: dict[str, _Outstanding] = {}
-        self._to_submit: list[tuple[Submission, asyncio.Future[Admission]]] = []
-        self._to_drop: list[str] = []
-        self._submitting: asyncio.Task[None] | None = None
-        self._dropping: asyncio.Task[None] | None = None
-        self._depth = 0
-        self._refused_until_s = self._refused_wait_s = 0.0
 
     async def ask(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
         """Submit the jobs of one request, wait for their results and collect them.
@@ -74,9 +55,14 @@ class Results:
         Raises QueueFull or Unavailable where the request was not admitted.
         """
         try:
-            return await self._ask(Submission(tuple(jobs), timeout_s))
-        finally:  # answered, refused, or nobody waits any more
-            self.drop([job.uuid for job in jobs])
+            results = await self._ask(Submission(tuple(jobs), timeout_s))
+        except QueueFull:  # nothing of it is there
+            raise
+        except BaseException:  # nobody waits any more
+            self._outbox.drop([job.uuid for job in jobs])
+            raise
+        self._outbox.drop([job.uuid for job in jobs])
+        return results
 
     async def ask_again(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
         """Submit or join jobs that may have been asked for before, and leave their results for whoever asks again.
@@ -84,7 +70,7 @@ class Results:
         Only what another try may mend is dropped: it is run anew then. Raises as `ask` does.
         """
         results = await self._ask(Submission(tuple(jobs), timeout_s, kept=True))
-        self.drop([one.uuid for one in results if one.error is not None and one.error.http_status in PASSING])
+        self._outbox.drop([one.uuid for one in results if one.error is not None and one.error.http_status in PASSING])
         return results
 
     async def _ask(self, submission: Submission) -> list[Result]:
@@ -100,25 +86,14 @@ class Results:
         """
         submission = Submission(tuple(jobs), timeout_s, kept=True)
         if wait_s <= 0:
-            await self._admit(submission)
+            await self._outbox.admit(submission)
             return None
         results = await self._submit_and_wait(submission, wait_s=wait_s)
         found = [result for result in results if result is not None]
         if len(found) < len(jobs):
             return None
-        self.drop([job.uuid for job in jobs])
+        self._outbox.drop([job.uuid for job in jobs])
         return found
-
-    def drop(self, uuids: Sequence[str]) -> None:
-        """Have every trace of these jobs removed, soon."""
-        self._to_drop.extend(uuids)
-        if self._dropping is None:
-            self._dropping = asyncio.create_task(self._drop_all())
-
-    async def close(self) -> None:
-        """Send the drops that are still to be sent."""
-        if self._dropping is not None:
-            await self._dropping
 
     async def run(self) -> None:
         """Listen for rings and wake who waits, until cancelled."""
@@ -166,7 +141,7 @@ class Results:
         """
         try:
             async with asyncio.timeout_at(None if submission.kept else until_s):
-                await self._admit(submission)
+                await self._outbox.admit(submission)
         except RedisUnreachable as exc:
             self._readiness.redis_failed(exc)
             if submission.kept:
@@ -181,98 +156,6 @@ class Results:
                 return await self._queue.last_codes(uuids)
         except (TimeoutError, Unavailable):
             return [""] * len(uuids)
-
-    async def _admit_or_doubt(self, submission: Submission) -> None:
-        """Admit a request that waits: a lost reply counts as accepted, since polling will tell."""
-        try:
-            await self._admit(submission)
-        except RedisUnreachable as exc:
-            self._readiness.redis_failed(exc)
-
-    async def _admit(self, submission: Submission) -> None:
-        admitted: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-        self._to_submit.append((submission, admitted))
-        if self._submitting is None:
-            self._submitting = asyncio.create_task(self._submit_all())
-        admission = await admitted
-        if admission == "full":
-            if not submission.kept:
-                self._refused_until_s = time.monotonic() + REFUSE_S
-                self._refused_wait_s = submission.remaining_s
-            raise self._full()
-        if admission == "no_memory":
-            raise Unavailable("Redis is out of memory; try again later", retry_after_s=self._drained_in_s())
-
-    async def _submit_all(self) -> None:
-        """Send what has gathered, and what gathers meanwhile, one call at a time."""
-        try:
-            while self._to_submit:
-                if flight := self._next_flight():
-                    await self._submit_flight(flight)
-        finally:
-            self._submitting = None
-
-    async def _submit_flight(self, flight: Sequence[tuple[Submission, asyncio.Future[Admission]]]) -> None:
-        try:
-            admissions = await self._send([submission for submission, _ in flight])
-        except Exception as exc:  # noqa: BLE001  # each request answers for itself
-            for _, admitted in flight:
-                if not admitted.done():
-                    admitted.set_exception(exc)
-            return
-        for (submission, admitted), admission in zip(flight, admissions, strict=True):
-            if admitted.cancelled():  # its wait ended while it was on its way: its first drop may have been faster
-                self.drop([job.uuid for job in submission.jobs])
-            else:
-                admitted.set_result(admission)
-
-    def _next_flight(self) -> list[tuple[Submission, asyncio.Future[Admission]]]:
-        self._to_submit = [(submission, admitted) for submission, admitted in self._to_submit if not admitted.done()]
-        jobs = count = 0
-        for submission, _ in self._to_submit:
-            jobs += len(submission.jobs)
-            if jobs > MAX_JOBS_PER_CALL:
-                break
-            count += 1
-        flight, self._to_submit = self._to_submit[:count], self._to_submit[count:]
-        return flight
-
-    async def _send(self, submissions: Sequence[Submission]) -> list[Admission]:
-        self._depth, admissions = await self._queue.submit(
-            submissions,
-            api_id=self._api_id,
-            max_queue_depth=self._max_queue_depth,
-            max_results=self._max_results,
-            max_batch_size=self._max_batch_size,
-            batch_s=self._readiness.batch_s,
-        )
-        return admissions
-
-    async def _drop_all(self) -> None:
-        try:
-            while self._to_drop:
-                uuids, self._to_drop = self._to_drop[:MAX_JOBS_PER_CALL], self._to_drop[MAX_JOBS_PER_CALL:]
-                try:
-                    await self._queue.drop(uuids)
-                except Unavailable as exc:  # their time to live, or their deadline, clears them away
-                    self._readiness.redis_failed(exc)
-        finally:
-            self._dropping = None
-
-    def require_room(self, wait_s: float) -> None:
-        """Refuse at once, before a body is read, what could wait no longer than another that has just been refused.
-
-        Raises QueueFull.
-        """
-        if wait_s <= self._refused_wait_s and time.monotonic() < self._refused_until_s:
-            raise self._full()
-
-    def _full(self) -> QueueFull:
-        return QueueFull("the queue is full; try again later", retry_after_s=self._drained_in_s())
-
-    def _drained_in_s(self) -> float:
-        """Return when the queue, as it stands, will have been worked off."""
-        return max(1.0, math.ceil(self._depth / self._max_batch_size) * self._readiness.batch_s)
 
     def _wake(self, token: bytes) -> bool:
         """Hand over the copy of a result that a ring carries; False where it carries none."""
@@ -307,7 +190,7 @@ class Results:
         again = [Submission((one.job,), one.deadline_s - now_s) for one in found if one.deadline_s > now_s]
         if again:
             log.warning("%d jobs were forgotten by Redis and are submitted again", len(again))
-            await self._send(again)
+            await self._outbox.send(again)
 
 
 def overdue(uuid: str, last_code: str) -> Result:

@@ -21,6 +21,7 @@ from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound, ServiceErro
 from inputs import ModelInput
 from intake import Intake, job_uuids
 from jobs import JobQueue
+from outbox import Outbox
 from prefer import Preferences, preferences, read_key
 from readiness import Readiness, override_input
 from records import Job, Progress, Result
@@ -46,14 +47,16 @@ class Service:
                 shape=settings.input_shape, dtype=settings.input_dtype, accepts=settings.accepts, fit=settings.fit
             ),
         )
-        self.results = Results(
+        api_id = uuid4().hex[:12]
+        self.outbox = Outbox(
             self.queue,
             self.readiness,
-            api_id=uuid4().hex[:12],
+            api_id=api_id,
             max_queue_depth=settings.max_queue_depth,
             max_results=settings.max_results,
             max_batch_size=settings.max_batch_size,
         )
+        self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
         self.budget = ByteBudget(settings.max_held_bytes)
         self.intake = Intake(
             formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
@@ -68,7 +71,7 @@ class Service:
     async def close(self) -> None:
         """Send what is still to be sent to Redis, and give back threads and connections."""
         self.intake.close()
-        await self.results.close()
+        await self.outbox.close()
         await self.queue.close()
 
     async def predict(self, request: Request) -> Response:
@@ -84,7 +87,7 @@ class Service:
         takes = self.readiness.require()
         prefer = preferences(request.headers.getlist("prefer"))
         settings = self.settings
-        self.results.require_room(self._wait_s(prefer))
+        self.outbox.require_room(self._wait_s(prefer))
         body = await read_body(
             request,
             max_body_bytes=settings.max_body_bytes,

@@ -13,6 +13,7 @@ import pytest
 
 from errors import DeadlineExceeded, QueueFull, Unavailable
 from jobs import JobQueue
+from outbox import Outbox
 from readiness import Readiness, override_input
 from records import Claim, Job, Progress, Settlement, Timing, Worker, prediction_value, tensor_payload
 from results import Results
@@ -27,9 +28,10 @@ class Desk:
     def __init__(self, url: str) -> None:
         self.queue = JobQueue(url, name="test", timeout_s=2)
         self.readiness = Readiness(self.queue, worker_timeout_s=5, override=TAKES_ANY)
-        self.results = Results(
+        self.outbox = Outbox(
             self.queue, self.readiness, api_id="api", max_queue_depth=4, max_results=2, max_batch_size=2
         )
+        self.results = Results(self.queue, self.readiness, self.outbox, api_id="api")
 
     async def claim(self, *, at_least: int = 1) -> Claim:
         """Claim until there are jobs; at most five seconds."""
@@ -148,6 +150,9 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(desk: Desk) -> No
         await asyncio.sleep(0)
         with pytest.raises(QueueFull) as refused:
             await desk.results.ask([job()], timeout_s=5)
+        with pytest.raises(QueueFull):
+            desk.outbox.require_room(5)
+        desk.outbox.require_room(6)
 
     assert refused.value.retry_after_s == 1
     assert len(asked.result()) == 4

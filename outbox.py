@@ -1,0 +1,144 @@
+"""What goes from an api process to the queue: submits and drops, each gathered into one call at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+
+from errors import QueueFull, Unavailable
+from jobs import MAX_JOBS_PER_CALL, JobQueue
+from readiness import Readiness
+from records import Admission, Submission
+
+REFUSE_S = 0.1
+"""How long after a refusal the like is refused without asking Redis."""
+
+
+class Outbox:
+    """Submits and drops jobs: what comes while a call is on its way goes with the next."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        readiness: Readiness,
+        *,
+        api_id: str,
+        max_queue_depth: int,
+        max_results: int,
+        max_batch_size: int,
+    ) -> None:
+        self._queue = queue
+        self._readiness = readiness
+        self._api_id = api_id
+        self._max_queue_depth = max_queue_depth
+        self._max_results = max_results
+        self._max_batch_size = max_batch_size
+        self._to_submit: list[tuple[Submission, asyncio.Future[Admission]]] = []
+        self._to_drop: list[str] = []
+        self._submitting: asyncio.Task[None] | None = None
+        self._dropping: asyncio.Task[None] | None = None
+        self._depth = 0
+        self._refused_until_s = self._refused_wait_s = 0.0
+
+    def require_room(self, wait_s: float) -> None:
+        """Refuse at once, before a body is read, what could wait no longer than another that has just been refused.
+
+        Raises QueueFull.
+        """
+        if wait_s <= self._refused_wait_s and time.monotonic() < self._refused_until_s:
+            raise self._full()
+
+    async def admit(self, submission: Submission) -> None:
+        """Submit the jobs of one request, all or none.
+
+        Raises QueueFull, Unavailable where Redis is out of memory, RedisUnreachable where the reply did not come.
+        """
+        admitted: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+        self._to_submit.append((submission, admitted))
+        if self._submitting is None:
+            self._submitting = asyncio.create_task(self._submit_all())
+        admission = await admitted
+        if admission == "full":
+            if not submission.kept:
+                self._refused_until_s = time.monotonic() + REFUSE_S
+                self._refused_wait_s = submission.remaining_s
+            raise self._full()
+        if admission == "no_memory":
+            raise Unavailable("Redis is out of memory; try again later", retry_after_s=self._drained_in_s())
+
+    async def send(self, submissions: Sequence[Submission]) -> list[Admission]:
+        """Submit at once, without waiting for others."""
+        self._depth, admissions = await self._queue.submit(
+            submissions,
+            api_id=self._api_id,
+            max_queue_depth=self._max_queue_depth,
+            max_results=self._max_results,
+            max_batch_size=self._max_batch_size,
+            batch_s=self._readiness.batch_s,
+        )
+        return admissions
+
+    def drop(self, uuids: Sequence[str]) -> None:
+        """Have every trace of these jobs removed, soon."""
+        self._to_drop.extend(uuids)
+        if self._dropping is None:
+            self._dropping = asyncio.create_task(self._drop_all())
+
+    async def close(self) -> None:
+        """Send the drops that are still to be sent."""
+        if self._dropping is not None:
+            await self._dropping
+
+    async def _submit_all(self) -> None:
+        """Send what has gathered, and what gathers meanwhile, one call at a time."""
+        try:
+            while self._to_submit:
+                if flight := self._next_flight():
+                    await self._submit_flight(flight)
+        finally:
+            self._submitting = None
+
+    async def _submit_flight(self, flight: Sequence[tuple[Submission, asyncio.Future[Admission]]]) -> None:
+        try:
+            admissions = await self.send([submission for submission, _ in flight])
+        except Exception as exc:  # noqa: BLE001  # each request answers for itself
+            for _, admitted in flight:
+                if not admitted.done():
+                    admitted.set_exception(exc)
+            return
+        for (submission, admitted), admission in zip(flight, admissions, strict=True):
+            if admitted.cancelled():  # its wait ended while it was on its way: its first drop may have been faster
+                self.drop([job.uuid for job in submission.jobs])
+            else:
+                admitted.set_result(admission)
+
+    def _next_flight(self) -> list[tuple[Submission, asyncio.Future[Admission]]]:
+        self._to_submit = [(submission, admitted) for submission, admitted in self._to_submit if not admitted.done()]
+        jobs = count = 0
+        for submission, _ in self._to_submit:
+            jobs += len(submission.jobs)
+            if jobs > MAX_JOBS_PER_CALL:
+                break
+            count += 1
+        flight, self._to_submit = self._to_submit[:count], self._to_submit[count:]
+        return flight
+
+    async def _drop_all(self) -> None:
+        try:
+            while self._to_drop:
+                uuids, self._to_drop = self._to_drop[:MAX_JOBS_PER_CALL], self._to_drop[MAX_JOBS_PER_CALL:]
+                try:
+                    await self._queue.drop(uuids)
+                except Unavailable as exc:  # their time to live, or their deadline, clears them away
+                    self._readiness.redis_failed(exc)
+        finally:
+            self._dropping = None
+
+    def _full(self) -> QueueFull:
+        return QueueFull("the queue is full; try again later", retry_after_s=self._drained_in_s())
+
+    def _drained_in_s(self) -> float:
+        """Return when the queue, as it stands, will have been worked off."""
+        return max(1.0, math.ceil(self._depth / self._max_batch_size) * self._readiness.batch_s)
