@@ -96,7 +96,7 @@ class Inference:
         try:
             predictions = await self._call_model(batch)
         except ModelUnavailable as exc:
-            log.warning("a batch of %d found no model: %s", len(batch.jobs), exc.__cause__ or exc)
+            log.info("a batch of %d found no model: %s", len(batch.jobs), exc)
             if self._breaker.failed(now_s=time.monotonic()):
                 return given_back(batch)
             predictions = [exc] * len(batch.jobs)

@@ -46,6 +46,11 @@ class Readiness:
         return not self._redis_trouble
 
     @property
+    def model_is_down(self) -> bool:
+        """Whether every batcher has found its model server away, several times in a row."""
+        return bool(self.workers) and all(worker.state == "breaker_open" for worker in self.workers)
+
+    @property
     def batch_s(self) -> float:
         """What a batch takes, divided by the batchers that are there; 0: not known."""
         known = [worker.batch_s for worker in self.workers if worker.batch_s > 0]
@@ -70,7 +75,7 @@ class Readiness:
         Raises Unavailable saying what is missing; a model server that is down too, for which jobs still wait.
         """
         self.require()
-        if self.workers and all(worker.state == "breaker_open" for worker in self.workers):
+        if self.model_is_down:
             raise Unavailable(
                 "the model server is down: the circuit breaker of every batcher is open", retry_after_s=RETRY_AFTER_S
             )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from errors import DeadlineExceeded, QueueFull, RedisUnreachable, Unavailable, from_code
+from errors import DeadlineExceeded, ModelUnavailable, QueueFull, RedisUnreachable, Unavailable, from_code
 from jobs import MAX_JOBS_PER_CALL, JobQueue
 from outbox import Outbox
 from readiness import Readiness
@@ -77,7 +77,11 @@ class Results:
         results = await self._submit_and_wait(submission, wait_s=submission.remaining_s)
         late = [job.uuid for job, result in zip(submission.jobs, results, strict=True) if result is None]
         codes = iter(await self._last_codes(late) if late else [])
-        return [result or overdue(job.uuid, next(codes)) for job, result in zip(submission.jobs, results, strict=True)]
+        untried = ModelUnavailable.code if self._readiness.model_is_down else ""
+        return [
+            result or overdue(job.uuid, next(codes) or untried)
+            for job, result in zip(submission.jobs, results, strict=True)
+        ]
 
     async def ask_and_keep(self, jobs: Sequence[Job], *, timeout_s: float, wait_s: float) -> list[Result] | None:
         """Submit jobs whose results are kept; return them where all came within `wait_s`, else None.
