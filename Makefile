@@ -43,7 +43,7 @@ coverage: $(VENV)/.dev ## run the tests and show which lines they miss, child pr
 	@$(BIN)/coverage report --show-missing --skip-covered
 
 chaos: $(VENV)/.dev ## kill, stall and corrupt real parts for an hour or more: [SEED=1] [ARGS="-k random"]
-	@CHAOS=long exec $(BIN)/python -m pytest -m chaos -p no:cacheprovider -ra $(ARGS)
+	@CHAOS=long exec $(BIN)/python -m pytest -m chaos -p no:cacheprovider -o faulthandler_timeout=0 -ra $(ARGS)
 
 bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
 	@exec $(BIN)/python -m bench.seed $(ARGS)
