@@ -67,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=PROBLEM,
     )
     _add_predictions(app)
+    _add_results(app)
     _add_health(app)
     add_docs(app)
     _add_handlers(app)
@@ -114,6 +115,8 @@ def _add_predictions(app: FastAPI) -> None:
         service.metrics.request_seconds.observe(time.monotonic() - started_s)
         return response
 
+
+def _add_results(app: FastAPI) -> None:
     @app.get(
         "/results/{request_id}",
         tags=["predictions"],
