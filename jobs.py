@@ -33,12 +33,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import wraps
 from hashlib import sha1, sha256
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -63,6 +65,8 @@ from records import (
     read_result,
 )
 
+log = logging.getLogger(__name__)
+
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
 MAX_JOBS_PER_CALL = 1024
@@ -74,6 +78,31 @@ INLINE_BYTES = 64 * 1024
 """The longest payload that CLAIM hands over itself; a longer one is cheaper fetched by HMGET than through Lua."""
 COPY_BYTES = 16 * 1024
 """The longest result that rides in the api's bell; a longer one is polled for."""
+
+
+Parameters = ParamSpec("Parameters")
+Reply = TypeVar("Reply")
+
+
+def _checked(
+    method: Callable[Concatenate[JobQueue, Parameters], Awaitable[Reply]],
+) -> Callable[Concatenate[JobQueue, Parameters], Coroutine[Any, Any, Reply]]:
+    """Take a reply that cannot be the command's own as none at all, and close all connections.
+
+    Client libraries have handed replies to the wrong reader (CVE-2023-28858 and 28859); from then on every reply on
+    such a connection is another's.
+    """
+
+    @wraps(method)
+    async def checked(queue: JobQueue, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Reply:
+        try:
+            return await method(queue, *args, **kwargs)
+        except (ValueError, TypeError, AttributeError, LookupError) as exc:
+            log.warning("a reply of Redis makes no sense", exc_info=exc)
+            await queue.disconnect()
+            raise RedisUnreachable("Redis cannot be understood; try again shortly") from exc
+
+    return checked
 
 
 class JobQueue:
@@ -104,6 +133,11 @@ class JobQueue:
         """Close all connections."""
         await self._redis.aclose()
 
+    async def disconnect(self) -> None:
+        """Close all connections, those in use too; the next command opens one."""
+        await self._redis.connection_pool.disconnect()
+
+    @_checked
     async def submit(
         self,
         submissions: Sequence[Submission],
@@ -133,6 +167,7 @@ class JobQueue:
             admissions.append("no_memory" if b"OOM" in mine else "full" if b"FULL" in mine else "accepted")
         return depth, admissions
 
+    @_checked
     async def listen(self, api_id: str, timeout_s: float) -> list[bytes]:
         """Wait for this api process's bell; return its tokens, each a UUID or a result's bytes; [] after the time."""
         bell = self._prefix + "bell:" + api_id
@@ -143,6 +178,7 @@ class JobQueue:
             first, more = await pipeline.execute()
         return ([first[1]] if first else []) + (more or [])
 
+    @_checked
     async def identify(self, key: str, fingerprint: bytes, *, ttl_s: float) -> str | None:
         """Return the request UUID that belongs to an Idempotency-Key, None where it came with another body before.
 
@@ -160,12 +196,14 @@ class JobQueue:
             return None
         return str(UUID(bytes=hmac.digest(secret, key.encode(), "sha256")[:16], version=4))
 
+    @_checked
     async def poll(self, uuids: Sequence[str]) -> list[Result | Progress]:
-        """Ask what is known of each job; a result that is another job's counts as unknown."""
+        """Ask what is known of each job."""
         keys = [self._result_key(uuid) for uuid in uuids]
         replies = await self._call("poll", keys, uuids)
         return [_answer(uuid, reply) for uuid, reply in zip(uuids, replies, strict=True)]
 
+    @_checked
     async def last_codes(self, uuids: Sequence[str]) -> list[str]:
         """Return of each unfinished job the error code of its last try, "" where there is none."""
         async with _translated():
@@ -178,6 +216,7 @@ class JobQueue:
         """Cancel or collect jobs: every trace of them goes."""
         await self._call("drop", [self._result_key(uuid) for uuid in uuids], uuids)
 
+    @_checked
     async def claim(
         self,
         claim_id: str,
@@ -205,6 +244,7 @@ class JobQueue:
         jobs = await self._with_payloads(rows)
         return Claim(claim_id, jobs, left, lease_end / 1000 if lease_end >= 0 else None, wait / 1000)
 
+    @_checked
     async def settle(self, claim_id: str, settlements: Sequence[Settlement], *, result_ttl_s: float) -> int:
         """Write results or give jobs back; return how many changed anything."""
         keys: list[str] = []
@@ -214,6 +254,7 @@ class JobQueue:
             arguments += (settlement.uuid, settlement.kind, settlement.value)
         return sum(await self._call("settle", keys, arguments))
 
+    @_checked
     async def beat(self, worker: Worker, *, lease_s: float, claim_id: str, uuids: Sequence[str]) -> list[bool]:
         """Publish a worker's row and extend the leases of one claim; return per job whether it is still its own."""
         arguments: list[Any] = [worker.id, worker.state, worker.row(), _ms(lease_s)]
@@ -240,6 +281,7 @@ class JobQueue:
         async with _translated():
             await pipeline.execute()
 
+    @_checked
     async def workers(self) -> list[Worker]:
         """Return all workers that have beaten in the last minute or so; rows of another version are left out."""
         pipeline = self._redis.pipeline(transaction=False)
@@ -256,6 +298,7 @@ class JobQueue:
                 continue
         return workers
 
+    @_checked
     async def depth(self) -> int:
         """Return how many jobs are unfinished."""
         async with _translated():
@@ -338,7 +381,9 @@ def _answer(uuid: str, reply: bytes | int) -> Result | Progress:
     if isinstance(reply, int):
         return Progress(reply)
     result = read_result(reply)
-    return result if result.uuid == uuid else Progress.UNKNOWN
+    if result.uuid != uuid:
+        raise ValueError("this is another job's result")
+    return result
 
 
 def _ms(seconds: float) -> int:
