@@ -29,10 +29,13 @@ class Stack:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"REDIS_URL": f"unix://{self.folder}/redis.sock"} | settings
-        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        process = subprocess.Popen(command, cwd=ROOT, env=self.environment(**settings))
         self.processes.append(process)
         return process
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """Return the environment of a process of this stack."""
+        return os.environ | {"REDIS_URL": f"unix://{self.folder}/redis.sock"} | settings
 
     def start_redis(self) -> subprocess.Popen[bytes]:
         server = str(get_binary_path())
