@@ -45,7 +45,7 @@ for _, uuid in ipairs(ended) do                                            -- th
   if row then
     row.deaths, row.solo = row.deaths + 1, row.solo + row.alone
     put_back(uuid, row)
-  else redis.call('ZREM', LEASES, uuid) end
+  else clear(uuid) end
 end
 count('leases_ended', #ended)
 
@@ -80,7 +80,7 @@ while running < want and #given < 2 * (want + 64) do
     running, lone = running + 1, {uuid, row}
   end
   redis.call('LPOP', PENDING)                                              -- allowed at the memory limit
-  if torn then forget(uuid)                                                -- by eviction or by hand: POLL says unknown
+  if torn then clear(uuid)
   else
     redis.call('ZADD', LEASES, now + lease_ms, uuid)
     row.claim = claim

@@ -31,6 +31,14 @@ local function forget(uuid)
   return true
 end
 
+-- What eviction or a hand has torn: its rest goes too, so that POLL says unknown and its api submits it again.
+local function clear(uuid)
+  redis.call('HDEL', META, uuid)
+  redis.call('HDEL', DATA, uuid)
+  redis.call('ZREM', DEADLINES, uuid)
+  redis.call('ZREM', LEASES, uuid)
+end
+
 -- From a lease back to the head of the line. ZREM first, for the same reason.
 local function put_back(uuid, row)
   redis.call('ZREM', LEASES, uuid)
