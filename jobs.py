@@ -97,7 +97,7 @@ def _checked(
     async def checked(queue: JobQueue, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Reply:
         try:
             return await method(queue, *args, **kwargs)
-        except (ValueError, TypeError, AttributeError, LookupError) as exc:
+        except (RedisError, ValueError, TypeError, AttributeError, LookupError) as exc:
             log.warning("a reply of Redis makes no sense", exc_info=exc)
             await queue.disconnect()
             raise RedisUnreachable("Redis cannot be understood; try again shortly") from exc
@@ -176,7 +176,10 @@ class JobQueue:
         pipeline.lpop(bell, MAX_JOBS_PER_CALL)
         async with _translated():
             first, more = await pipeline.execute()
-        return ([first[1]] if first else []) + (more or [])
+        tokens: list[Any] = ([first[1]] if first else []) + (more or [])
+        if not all(isinstance(token, bytes) for token in tokens):
+            raise TypeError("a bell holds words only")
+        return tokens
 
     @_checked
     async def identify(self, key: str, fingerprint: bytes, *, ttl_s: float) -> str | None:
@@ -212,6 +215,7 @@ class JobQueue:
         words = [row.rpartition(b" ")[2].decode() if row else "-" for row in rows]
         return ["" if word == "-" else word for word in words]
 
+    @_checked
     async def drop(self, uuids: Sequence[str]) -> None:
         """Cancel or collect jobs: every trace of them goes."""
         await self._call("drop", [self._result_key(uuid) for uuid in uuids], uuids)
@@ -304,6 +308,7 @@ class JobQueue:
         async with _translated():
             return int(await self._redis.zcard(self._prefix + "deadlines"))
 
+    @_checked
     async def check_fitness(self) -> None:
         """Refuse a Redis that would lose or refuse jobs.
 
