@@ -10,13 +10,15 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.scale import times
+from tests.scale import LONG, times
 from tests.stack import Stack, npy, until_ready
 
 BATCH_SIZE = 8
 BATCH_S = 0.04
 CAPACITY = BATCH_SIZE / BATCH_S  # images a second
 DEADLINE_S = 1.0
+LEAST_PART = 0.98 if LONG else 0.8
+"""Of the capacity; what else runs on the machine is a large part of a few seconds."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ async def flood(socket: str, request: bytes, *, rate: float, seconds: float) -> 
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("times_capacity", [1.2, 3.0] if times(1, 2) == 1 else [1.2, 3.0, 10.0])
+@pytest.mark.parametrize("times_capacity", [1.2, 3.0, 10.0] if LONG else [1.2, 3.0])
 async def test_an_overloaded_service_does_what_it_can(
     stack: Stack, client: httpx.AsyncClient, times_capacity: float
 ) -> None:
@@ -93,7 +95,7 @@ async def test_an_overloaded_service_does_what_it_can(
         f"{len(refused)} refused in {p50_ms:.1f} ms (p99 {p99_ms:.1f}), {late} late, "
         f"slowest {max(one.total_s for one in answered):.3f} s, afterwards {after.took_s * 1000:.1f} ms"
     )
-    assert len(answered) >= 0.9 * CAPACITY * seconds
+    assert len(answered) >= LEAST_PART * CAPACITY * seconds
     assert max(one.total_s for one in answered) <= DEADLINE_S + 0.1
     assert p50_ms <= 50
     assert late <= 0.05 * len(answers)
