@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,7 +36,7 @@ class Readiness:
         self._worker_timeout_s = worker_timeout_s
         self._override = override
         self._redis_trouble = "Redis has not been reached yet"
-        self._alive_at_s = 0.0
+        self._alive_at_s = -math.inf
         self._takes = override(None)
         self._look_now = asyncio.Event()
         self.workers: tuple[Worker, ...] = ()
@@ -113,7 +114,8 @@ class Readiness:
         if not self.redis_is_up:
             log.info("Redis is there")
             self._redis_trouble = ""
-            self._alive_at_s = now_s  # an emptied Redis has forgotten its workers: give them time to beat
+            if self._alive_at_s > 0:  # an emptied Redis has forgotten its workers: give them time to beat
+                self._alive_at_s = now_s
         self._take_in([worker for worker in workers if worker.state in WARM and worker.takes], now_s)
 
     def _take_in(self, warm: list[Worker], now_s: float) -> None:

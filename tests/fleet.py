@@ -62,6 +62,11 @@ class Fleet:
         self.processes[name].kill()
         self.processes[name].wait()
 
+    async def leave(self, name: str) -> None:
+        """Have a member finish and sign off."""
+        self.processes[name].terminate()
+        await asyncio.to_thread(self.processes[name].wait)
+
     def stop(self, name: str) -> Callable[[], None]:
         """Stop a member; return what continues it, unless it was killed meanwhile."""
         stopped = self.processes[name]

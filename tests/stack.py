@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,17 @@ async def until_ready(client: httpx.AsyncClient, status: int = 200) -> None:
             pass
         await asyncio.sleep(0.05)
     pytest.fail(f"/health/ready did not become {status} in 15 s")
+
+
+async def until_answering(client: httpx.AsyncClient) -> None:
+    """Wait until an api answers at all."""
+    end_s = time.monotonic() + 15
+    while time.monotonic() < end_s:
+        with suppress(httpx.TransportError):
+            await client.get("/health/live")
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("no answer in 15 s")
 
 
 def npy(tensor: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:

@@ -24,8 +24,9 @@ pytestmark = pytest.mark.chaos
 
 @pytest.fixture
 async def site(stack: Stack) -> AsyncIterator[Site]:
-    """Yield an api without a batcher; in the end nothing may be left."""
-    async with Fleet(stack, apis=1, batchers=0, **SETTINGS) as fleet:
+    """Yield an api whose batcher has left; in the end nothing may be left."""
+    async with Fleet(stack, apis=1, batchers=1, **SETTINGS) as fleet:
+        await fleet.leave("batcher-0")
         yield Site(stack, fleet)
         await until("nothing is unfinished", lambda: nothing_unfinished(fleet))
         assert await fleet.audit() == []
@@ -38,6 +39,7 @@ async def nothing_unfinished(fleet: Fleet) -> bool:
 async def ask_one_that_dies(site: Site, point: str, question: Question, **headers: str) -> httpx.Response | None:
     """Ask an api of its own that dies at a point; return its answer, None where the connection broke."""
     socket = site.fleet.socket("dying")
+    await site.vouch()
     api = site.crasher(point, "uvicorn", "api:app", "--uds", socket, "--no-access-log")
     transport = httpx.AsyncHTTPTransport(uds=socket)
     headers |= {"Content-Type": question.content_type}

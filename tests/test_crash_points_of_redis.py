@@ -12,7 +12,7 @@ import pytest
 from tests.crash_site import LEASE_S, SETTINGS, Asked, Site, all_right, died, stopped
 from tests.fleet import Fleet, until
 from tests.scale import times
-from tests.stack import Stack
+from tests.stack import Stack, until_ready
 
 TRIES = times(1, 100)
 HELD = 4
@@ -24,8 +24,9 @@ pytestmark = pytest.mark.chaos
 
 @pytest.fixture
 async def site(stack: Stack) -> AsyncIterator[Site]:
-    """Yield an api without a batcher; in the end nothing may be left."""
-    async with Fleet(stack, apis=1, batchers=0, **SETTINGS) as fleet:
+    """Yield an api whose batcher has left; in the end nothing may be left."""
+    async with Fleet(stack, apis=1, batchers=1, **SETTINGS) as fleet:
+        await fleet.leave("batcher-0")
         yield Site(stack, fleet)
         await until("nothing is unfinished", lambda: nothing_unfinished(fleet))
         assert await fleet.audit() == []
@@ -150,7 +151,9 @@ async def test_c11_redis_and_api_die_together_and_the_client_comes_back_with_its
         site.fleet.kill("api-0")
         with pytest.raises(httpx.TransportError):
             await lost
+        await site.vouch()
         site.fleet.start("api-0")
+        await until_ready(site.fleet.clients[0])
         await site.restart_redis(*options)
         before = await site.fleet.counter("submitted")
         again = site.ask(question, **key)

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.stack import PNG, SEVEN, Stack, npy, until_ready
+from tests.stack import PNG, SEVEN, Stack, npy, until_answering, until_ready
 
 
 async def test_a_drawing_is_recognised(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -45,6 +45,23 @@ async def test_a_thousand_concurrent_requests_each_get_their_own_answer(
     sums = [answer.json()["predictions"][0]["sum"] for answer in answers]
     assert sums == images.reshape(1000, -1).sum(axis=1).tolist()
     assert len({answer.json()["id"] for answer in answers}) == 1000
+
+
+async def test_without_a_batcher_nobody_is_told_ready_whatever_the_settings_say_of_the_model(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    stack.start_redis()
+    stack.start_api(MICROBATCH_INPUT_SHAPE="8,8,1")
+
+    await until_answering(client)
+    for _ in range(10):
+        ready = await client.get("/health/ready")
+        await asyncio.sleep(0.02)
+
+        assert ready.status_code == 503
+    refused = await client.post("/predict", content=SEVEN, headers=PNG)
+    assert refused.status_code == 503
+    assert "no batcher is alive" in refused.json()["detail"]
 
 
 async def test_both_processes_wait_for_redis_and_come_good_by_themselves(
