@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -167,11 +168,14 @@ async def test_c7_settles_reply_is_lost_and_the_retry_changes_nothing(site: Site
 
 
 async def rescued(site: Site, asked: list[Asked], **settings: str) -> None:
-    """Start a batcher, wait for the answers, and end it."""
+    """Start a batcher, wait for the answers, and let it leave.
+
+    One that is killed may leave a claim behind that waits for the bell, and takes what is asked next.
+    """
     rescuer = site.batcher(**settings)
     await all_right(asked)
-    rescuer.kill()
-    rescuer.wait()
+    rescuer.terminate()
+    assert await asyncio.to_thread(rescuer.wait, 10) == 0
 
 
 async def retried(site: Site, command: str) -> None:
