@@ -122,7 +122,7 @@ class Batcher:
             self._state = "gone"
             await self._beat()
         except (RedisUnreachable, UnfitRedis) as exc:  # the leases end by themselves
-            log.warning("left without a word to Redis: %s", exc.__cause__ or exc)
+            log.warning("could not sign off at Redis: %s", exc.__cause__ or exc)
 
     async def _get_ready(self, stopping: asyncio.Event) -> bool:
         """Wait for Redis, then for the model; False where told to stop meanwhile."""
@@ -132,7 +132,7 @@ class Batcher:
                 break
             try:
                 await self._queue.check_fitness()
-                await self._model.warm_up()
+                await self._warm_up()
             except (RedisUnreachable, ModelUnavailable) as exc:
                 what = f"{'Redis' if isinstance(exc, RedisUnreachable) else 'the model'}: {exc.__cause__ or exc}"
                 if what != waiting_for:
@@ -141,9 +141,21 @@ class Batcher:
                 await _sleep_unless(stopping, pause_s)
                 continue
             self._state = "idle"
+            await self._beat_if_possible()  # at once: the api waits for it
             log.info("ready: %s takes %s, worker %s", self._model_name, self._model.takes, self._id)
             return True
         return False
+
+    async def _warm_up(self) -> None:
+        started_s = time.monotonic()
+        await self._model.warm_up()
+        took_s = time.monotonic() - started_s
+        if took_s > self._model_timeout_s:
+            log.warning(
+                "the warm-up took %.1f s: a call that long is cut by MICROBATCH_MODEL_TIMEOUT_S=%s",
+                took_s,
+                self._model_timeout_s,
+            )
 
     async def _claim(self, stopping: asyncio.Event) -> Claim | None:
         """Claim under a new id, and under the same one until a reply has come; None where told to stop first."""
@@ -208,11 +220,14 @@ class Batcher:
 
     async def _beat_forever(self) -> None:
         while True:
-            try:
-                await self._beat()
-            except (RedisUnreachable, UnfitRedis) as exc:
-                log.debug("beat: %s", exc.__cause__ or exc)
+            await self._beat_if_possible()
             await asyncio.sleep(min(1.0, self._lease_s / 3))
+
+    async def _beat_if_possible(self) -> None:
+        try:
+            await self._beat()
+        except (RedisUnreachable, UnfitRedis) as exc:
+            log.debug("beat: %s", exc.__cause__ or exc)
 
     async def _beat(self) -> None:
         """Publish this worker's row; extend its leases while the running call is younger than it may become."""

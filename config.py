@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -15,6 +17,8 @@ from errors import StartError
 from inputs import Accepts, Fit
 
 PREFIX = "MICROBATCH_"
+BUILT_IN_MODELS = ("digits", "simulated", "tf-serving")
+OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
 
 
@@ -51,13 +55,11 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias="REDIS_URL",
-        pattern=r"^(redis|rediss|unix)://",
         description="Where Redis or Valkey (6.2 or later) listens; `unix://` paths too.",
     )
     redis_timeout_s: Seconds = Field(2.0, ge=0.2, description="How long a Redis command may take.")
     queue_name: str = Field(
         "default",
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
         description="The queue in Redis; services with different models on one Redis need different names.",
     )
     max_batch_size: int = Field(32, ge=1, le=1024, description="The most images in one model call.")
@@ -92,11 +94,7 @@ class Settings(BaseSettings):
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
 
     # The model
-    model: str = Field(
-        "digits",
-        pattern=r"^(digits|simulated|tf-serving|python:[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
-        description="`digits`, `simulated`, `tf-serving` or `python:module:name`.",
-    )
+    model: str = Field("digits", description="`digits`, `simulated`, `tf-serving` or `python:module:name`.")
     model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
     input_shape: Shape = Field(
         None, description="Shape of one image's tensor, such as `224,224,3`; empty: what the model says."
@@ -115,9 +113,7 @@ class Settings(BaseSettings):
     model_dtype: str | None = Field(
         None, description="The dtype handed to the model; empty: `float32` when scaled, else as it came."
     )
-    tf_serving_url: str = Field(
-        "http://127.0.0.1:8501", pattern=r"^https?://", description="Where TF-Serving's REST port is."
-    )
+    tf_serving_url: str = Field("http://127.0.0.1:8501", description="Where TF-Serving's REST port is.")
     tf_serving_name: str = Field("model", min_length=1, description="The name of the model there.")
     tf_serving_version: int | None = Field(None, ge=0, description="Its version; empty: the latest.")
     tf_serving_signature: str = Field("serving_default", min_length=1, description="The signature to call.")
@@ -143,9 +139,33 @@ class Settings(BaseSettings):
             pass
         raise ValueError("must be the numpy name of a boolean, integer or float, such as uint8 or float32")
 
+    @field_validator("queue_name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+            raise ValueError("must be 1 to 64 letters, digits, dots, hyphens or underscores")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value in BUILT_IN_MODELS or re.fullmatch(OWN_MODEL, value):
+            return value
+        rule = f"must be {', '.join(BUILT_IN_MODELS)} or python:module:name"
+        raise ValueError(rule + _did_you_mean(value, BUILT_IN_MODELS))
+
+    @field_validator("tf_serving_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _readable_url(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
         try:
             _ = urlsplit(value).port
         except ValueError:
@@ -204,9 +224,14 @@ def _unknown() -> list[str]:
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             bare = name.upper().removeprefix(PREFIX)
-            close = [bare] if bare in known else difflib.get_close_matches(name.upper(), known, n=1)
-            sentences.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+            near = f"; did you mean {bare}?" if bare in known else _did_you_mean(name.upper(), known)
+            sentences.append(f"{name}: no such setting{near}")
     return sentences
+
+
+def _did_you_mean(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def variable_name(field: str) -> str:

@@ -128,7 +128,9 @@ class Inference:
             if not limit.expired():  # the model's own
                 raise ModelFailed("the model failed on this image") from exc
             if self._model.in_process:
-                log.critical("the model hangs: no answer in %s s; leaving", self._model_timeout_s)
+                log.critical(
+                    "the model hangs: no answer in MICROBATCH_MODEL_TIMEOUT_S=%s; leaving", self._model_timeout_s
+                )
                 self._on_hang()
             raise ModelUnavailable("the model did not answer in time; try again later") from exc
         if isinstance(predictions, np.ndarray):

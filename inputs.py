@@ -43,6 +43,13 @@ class ModelInput:
         if np.dtype(self.dtype).kind not in "biuf":
             raise ValueError(f"input dtype {self.dtype} must be a boolean, integer or float")
 
+    def __str__(self) -> str:
+        """Say it in words."""
+        if self.accepts == "encoded":
+            return "image files"
+        shape = "x".join(map(str, self.shape))
+        return f"{self.dtype} {shape}, fit {self.fit}" if self.takes_images else f"{self.dtype} {shape}"
+
     @property
     def takes_images(self) -> bool:
         """Whether an image file can be prepared for it."""

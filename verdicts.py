@@ -56,7 +56,7 @@ def settled(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:
             log.error("a prediction cannot be written as JSON: %s", exc)  # noqa: TRY400  # the traceback is orjson's
             prediction = ModelFailed("the model's prediction cannot be written as JSON")
     if not isinstance(prediction, ServiceError):
-        log.warning("the model failed on one image: %s", type(prediction).__name__)
+        log.warning("the model failed on the image of job %s: %r", job.uuid, prediction)
         prediction = ModelFailed("the model failed on this image")
     return failed(job, prediction, timing)
 

@@ -70,9 +70,10 @@ def test_nothing_needs_to_be_set() -> None:
         ("FIT", "squash", "'stretch', 'pad'"),
         ("INPUT_LAYOUT", "chw", "'nhwc' or 'nchw'"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
-        ("QUEUE_NAME", "two words", "match pattern"),
-        ("MODEL", "python:module", "match pattern"),
-        ("TF_SERVING_URL", "ftp://host", "match pattern"),
+        ("QUEUE_NAME", "two words", "1 to 64 letters"),
+        ("MODEL", "python:module", "must be digits, simulated, tf-serving or python:module:name"),
+        ("MODEL", "digit", "did you mean digits?"),
+        ("TF_SERVING_URL", "ftp://host", "must begin with http:// or https://"),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_value_and_rule(

@@ -51,6 +51,7 @@ class KeptProcess:
         self._command = [*guard, *(["--remove", str(remove)] if remove else []), "--", *command]
         self._env = env
         self._log = log
+        self.last_code: int | None = None  # of its last run, None before its end
         self._guard: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # so that nothing is started once it has been stopped
         self._stopping = threading.Event()
@@ -100,7 +101,11 @@ class KeptProcess:
             guard = self._spawn()
         except OSError as exc:  # no more processes or memory, or the .venv was deleted: both may come back
             return f"cannot be started: {exc.strerror}"
-        return ending(self._follow(guard)) + self._last_words() if guard else "stopped"
+        if guard is None:
+            return "stopped"
+        code = self._follow(guard)
+        self.last_code = code
+        return ending(code) + ("" if _is_signal(code) else self._last_words())
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         """Start the guard with the command, or return None if it is to stop.
@@ -153,11 +158,15 @@ def ending(code: int) -> str:
 
     A negative code means that the guard itself was killed, one above 128 that the command was.
     """
-    number = -code if code < 0 else code - 128
-    try:
-        return f"killed by {signal.Signals(number).name}"
-    except ValueError:
-        return f"exit code {code}"
+    return f"killed by {signal.Signals(_signal(code)).name}" if _is_signal(code) else f"exit code {code}"
+
+
+def _signal(code: int) -> int:
+    return -code if code < 0 else code - 128
+
+
+def _is_signal(code: int) -> bool:
+    return _signal(code) in set(signal.Signals)
 
 
 def stop_in_order(

@@ -21,6 +21,7 @@ from tools.service import FIRST_CHOICE, LAST_PORT, LocalService, check_port
 
 PATIENCE_S = 10.0  # after this, say what a service that is not ready lacks
 LOOK_EVERY_S = 0.1
+ECHO_S = 0.5  # a SIGTERM within this is the first once more: make passes on what the whole group has received
 SAMPLE = "examples/seven.png"
 
 
@@ -63,7 +64,7 @@ def _run(service: LocalService, signals: SimpleQueue[int]) -> int:
         service.start()
         _watch(service, signals)
     finally:
-        clean = service.stop(hurried=lambda: not signals.empty())
+        clean = service.stop(hurried=_once_more(signals))
     return 0 if clean else 1
 
 
@@ -89,6 +90,22 @@ def _watch(service: LocalService, signals: SimpleQueue[int]) -> None:
         elif time.monotonic() - started > PATIENCE_S and state.missing != said:
             say(f"not ready yet: {state.missing}")
             said = state.missing
+        if not announced and (name := service.cannot_start()):
+            raise StartError(f"{name} cannot start; it says why above")
+
+
+def _once_more(signals: SimpleQueue[int]) -> Callable[[], bool]:
+    """Return a look whether another signal has come since now, echoes left out."""
+    since_s, hurried = time.monotonic(), False
+
+    def came() -> bool:
+        nonlocal hurried
+        with suppress(Empty):
+            while not hurried:
+                hurried = signals.get_nowait() == signal.SIGINT or time.monotonic() - since_s > ECHO_S
+        return hurried
+
+    return came
 
 
 def _came(signals: SimpleQueue[int], timeout_s: float) -> bool:

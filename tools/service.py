@@ -20,6 +20,7 @@ from tools.processes import KeptProcess, say, stop_in_order
 EXTRA_GRACE_S = 2.0  # what a process may take beyond its own grace before it is killed
 PROBE_TIMEOUT_S = 2.0
 FIRST_CHOICE = 8000
+GAVE_UP = 1  # the exit code of a batcher or api whose settings, model or Redis are wrong
 LAST_PORT = 65_535
 WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
@@ -86,6 +87,11 @@ class LocalService:
         ready = response.status == http.HTTPStatus.OK
         return Health(ready, int(body.get("workers", 0)), str(body.get("detail", f"status {response.status}")))
 
+    def cannot_start(self) -> str | None:
+        """Return the name of a process that gave up at its start, having said why."""
+        gave_up = [process.name for stage in self._stages for process in stage if process.last_code == GAVE_UP]
+        return gave_up[0] if gave_up else None
+
     def _start_redis(self) -> None:
         server = find_redis()
         directory = self._on_stop.enter_context(private_directory())
@@ -100,7 +106,9 @@ class LocalService:
         )
         self._start_stage([redis])
         wait_until_up(directory)
-        self._env["REDIS_URL"] = f"unix://{socket_path(directory)}"
+        self._env["REDIS_URL"] = url = f"unix://{socket_path(directory)}"
+        if self._batchers == 0:
+            say(f"start batchers with REDIS_URL={url} python batcher.py")
 
     def _api_command(self) -> list[str]:
         grace_s = max(1, math.ceil(self._settings.shutdown_grace_s))
