@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import orjson
-from starlette.responses import Response
 
+from asgi import Answer
 from errors import ServiceError
 from records import Result, Timing
 
+JSON = ((b"content-type", b"application/json"),)
+PROBLEM = ((b"content-type", b"application/problem+json"),)
 
-def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> Response:
+
+def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> Answer:
     """Return an error as problem+json; Retry-After in whole seconds where it is known."""
     body = {
         "type": "about:blank",
@@ -22,30 +25,33 @@ def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> Re
         "code": error.code,
         "detail": error.message,
     }
-    response = Response(orjson.dumps(body), error.http_status, headers, "application/problem+json")
+    answer = Answer(error.http_status, orjson.dumps(body), PROBLEM)
+    for name, value in (headers or {}).items():
+        answer.add(name.lower().encode(), value)
     if error.http_status in (429, 503):
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s or 1))
-    return response
+        answer.add(b"retry-after", str(math.ceil(error.retry_after_s or 1)))
+    return answer
 
 
-def accepted(request_id: str) -> Response:
+def accepted(request_id: str) -> Answer:
     """Return 202: the answer will be at Location."""
-    body = orjson.dumps({"id": request_id, "status": "accepted"})
-    return Response(body, 202, {"Location": f"/results/{request_id}"}, "application/json")
+    answer = Answer(202, orjson.dumps({"id": request_id, "status": "accepted"}), JSON)
+    answer.add(b"location", f"/results/{request_id}")
+    return answer
 
 
-def predictions(request_id: str, outcomes: Sequence[Result | ServiceError]) -> Response:
+def predictions(request_id: str, outcomes: Sequence[Result | ServiceError]) -> Answer:
     """Return one element an image, in order; where all failed, the first one's error."""
     errors = [outcome if isinstance(outcome, ServiceError) else outcome.error for outcome in outcomes]
     if errors[0] is not None and all(errors):
         return problem(errors[0])
     elements = [_element(outcome) for outcome in outcomes]
     body = b'{"id":"%b","predictions":[%b]}' % (request_id.encode(), b",".join(elements))
-    return Response(body, 200, media_type="application/json")
+    return Answer(200, body, JSON)
 
 
 def add_timing(
-    response: Response,
+    answer: Answer,
     outcomes: Sequence[Result | ServiceError],
     *,
     decode_s: float | None = None,
@@ -55,10 +61,8 @@ def add_timing(
     timings = [outcome.timing for outcome in outcomes if isinstance(outcome, Result)]
     slowest = max(timings, key=lambda timing: timing.queue_s + timing.model_s, default=Timing())
     parts = {"decode": decode_s, "queue": slowest.queue_s, "model": slowest.model_s, "total": total_s}
-    response.headers["Server-Timing"] = ", ".join(
-        f"{name};dur={s * 1000:.2f}" for name, s in parts.items() if s is not None
-    )
-    response.headers["Microbatch-Batch-Size"] = str(slowest.batch_size)
+    answer.add(b"server-timing", ", ".join(f"{name};dur={s * 1000:.2f}" for name, s in parts.items() if s is not None))
+    answer.add(b"microbatch-batch-size", str(slowest.batch_size))
 
 
 def _element(outcome: Result | ServiceError) -> bytes:

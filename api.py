@@ -17,8 +17,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from answers import problem
+from asgi import Answer, Incoming
 from config import Settings, load_settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
 from errors import (
@@ -31,6 +33,7 @@ from errors import (
     StartError,
     Unavailable,
 )
+from memory import calm_collector
 from service import Service
 from telemetry import set_up_logging
 
@@ -38,6 +41,21 @@ CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
 
 log = logging.getLogger("api")
+
+
+class Api(FastAPI):
+    """FastAPI, but for `POST /predict`: that needs no middleware, no routing and no parsed parameters.
+
+    It has its route all the same, for /docs, and for a server that puts a root path before it.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
+            answer = await _predict(self.state.service, Incoming(scope, receive))
+            await answer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -52,13 +70,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         set_up_logging(settings.log_level)
         app.state.service = service = Service(settings)
         _bound_shutdown(settings.shutdown_grace_s)
+        calm_collector()
         running = asyncio.create_task(service.run())
         running.add_done_callback(_end_without_it)
         yield
         running.cancel()
         await service.close()
 
-    app = FastAPI(
+    app = Api(
         title="Model micro-batching API",
         version="0.1.0",
         lifespan=lifespan,
@@ -100,20 +119,22 @@ def _add_predictions(app: FastAPI) -> None:
         openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY]},
     )
     async def predict(request: Request) -> Response:
-        service: Service = request.app.state.service
-        started_s = time.monotonic()
-        try:
-            response = await service.predict(request)
-        except ClientDisconnect:
-            response = Response(status_code=CLIENT_GONE)
-        except asyncio.CancelledError:  # by uvicorn, once its grace is over
-            response = problem(Unavailable("the service is shutting down; try again"))
-        except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
-            response = problem(_service_error(exc))
-        response.headers["Vary"] = "Prefer"
-        service.metrics.requests.labels(response.status_code).inc()
-        service.metrics.request_seconds.observe(time.monotonic() - started_s)
-        return response
+        return await _predict(request.app.state.service, Incoming(request.scope, request.receive))
+
+
+async def _predict(service: Service, incoming: Incoming) -> Answer:
+    started_s = time.monotonic()
+    try:
+        answer = await service.predict(incoming)
+    except ClientDisconnect:
+        answer = Answer(CLIENT_GONE, b"", ())
+    except asyncio.CancelledError:  # by uvicorn, once its grace is over
+        answer = problem(Unavailable("the service is shutting down; try again"))
+    except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
+        answer = problem(_service_error(exc))
+    answer.add(b"vary", "Prefer")
+    service.metrics.answered(answer.status_code, time.monotonic() - started_s)
+    return answer
 
 
 def _add_results(app: FastAPI) -> None:
@@ -135,7 +156,8 @@ def _add_results(app: FastAPI) -> None:
     )
     async def cancel(request: Request, request_id: str) -> Response:
         service: Service = request.app.state.service
-        return await service.cancel(request_id)
+        await service.cancel(request_id)
+        return Response(status_code=204)
 
 
 def _add_health(app: FastAPI) -> None:

@@ -25,6 +25,7 @@ from config import Settings, load_settings
 from errors import ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
 from inference import Inference
 from jobs import JobQueue
+from memory import calm_collector
 from model_client import ModelClient, open_model
 from records import Claim, ClaimedJob, Settlement, Worker, WorkerState
 from telemetry import set_up_logging
@@ -142,6 +143,7 @@ class Batcher:
                 continue
             self._state = "idle"
             await self._beat_if_possible()  # at once: the api waits for it
+            calm_collector()
             log.info("ready: %s takes %s, worker %s", self._model_name, self._model.takes, self._id)
             return True
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import io
+import math
 import tokenize
 from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
@@ -15,8 +16,8 @@ import orjson
 from numpy.typing import NDArray
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
 
+from asgi import Incoming
 from errors import BadRequest, BodyTimeout, TooLarge, UnsupportedMediaType
 
 Upload = bytes | NDArray[Any]
@@ -38,20 +39,22 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_body(
-    request: Request, *, max_body_bytes: int, body_timeout_s: float, hold: Callable[[int], None] = lambda _: None
+    incoming: Incoming, *, max_body_bytes: int, body_timeout_s: float, hold: Callable[[int], None] = lambda _: None
 ) -> bytes:
     """Read the whole body.
 
     hold: is told how many bytes are there, and may refuse more.
     Raises TooLarge, before reading where the length is announced; BodyTimeout; starlette's ClientDisconnect.
     """
-    announced = request.headers.get("content-length", "")
+    announced = incoming.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_body_bytes:
         raise _too_large(max_body_bytes)
-    chunks, total = [], 0
+    chunks, total, more = [], 0, True
     try:
         async with asyncio.timeout(body_timeout_s):
-            async for chunk in request.stream():
+            while more:
+                message = await incoming.receive()
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 total += len(chunk)
                 if total > max_body_bytes:
                     raise _too_large(max_body_bytes)
@@ -96,7 +99,7 @@ def read_npy(body: bytes) -> NDArray[Any]:
     if not body.startswith(b"\x93NUMPY") or len(body) < end or end > MAX_NPY_HEADER_BYTES:
         raise BadRequest("the body is not a .npy file; write it with numpy.save")
     shape, fortran_order, dtype = _npy_header(body[:end])
-    if len(body) - end != dtype.itemsize * int(np.prod(shape, dtype=object)):
+    if len(body) - end != dtype.itemsize * math.prod(shape):
         raise BadRequest("the .npy file is longer or shorter than its header says")
     flat = np.frombuffer(body, dtype, offset=end)
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from errors import QueueFull
 
@@ -15,14 +15,9 @@ class ByteBudget:
         self._limit_bytes = limit_bytes
         self.held_bytes = 0
 
-    @contextmanager
-    def share(self) -> Iterator[Share]:
-        """Open one request's share; it is given back at the end."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            self.held_bytes -= share.held_bytes
+    def share(self) -> Share:
+        """Return one request's share, a context at whose end it is given back."""
+        return Share(self)
 
     def require_room(self, more_bytes: int) -> None:
         """Look whether so much would fit; a process that holds nothing takes any request.
@@ -36,8 +31,19 @@ class ByteBudget:
 class Share:
     """What one request holds."""
 
+    __slots__ = ("_budget", "held_bytes")
+
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
+        self.held_bytes = 0
+
+    def __enter__(self) -> Self:
+        """Hold nothing yet."""
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _exc: BaseException | None, _: TracebackType | None) -> None:
+        """Give back all."""
+        self._budget.held_bytes -= self.held_bytes
         self.held_bytes = 0
 
     def hold(self, held_bytes: int) -> None:

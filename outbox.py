@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from errors import QueueFull, Unavailable
 from jobs import MAX_JOBS_PER_CALL, JobQueue
@@ -14,6 +16,18 @@ from records import Admission, Submission
 
 REFUSE_S = 0.1
 """How long after a refusal the like is refused without asking Redis."""
+
+
+@dataclass(slots=True)
+class _Posted:
+    """A submission on its way.
+
+    over: done once nobody waits for it. admitted: is told why it was not admitted, None where it was.
+    """
+
+    submission: Submission
+    over: asyncio.Future[Any]
+    admitted: Callable[[Exception | None], None]
 
 
 class Outbox:
@@ -35,7 +49,7 @@ class Outbox:
         self._max_queue_depth = max_queue_depth
         self._max_results = max_results
         self._max_batch_size = max_batch_size
-        self._to_submit: list[tuple[Submission, asyncio.Future[Admission]]] = []
+        self._to_submit: list[_Posted] = []
         self._to_drop: list[str] = []
         self._submitting: asyncio.Task[None] | None = None
         self._dropping: asyncio.Task[None] | None = None
@@ -51,22 +65,32 @@ class Outbox:
             raise self._full()
 
     async def admit(self, submission: Submission) -> None:
-        """Submit the jobs of one request, all or none.
+        """Submit the jobs of one request, all or none, and wait until they are in.
 
         Raises QueueFull, Unavailable where Redis is out of memory, RedisUnreachable where the reply did not come.
         """
-        admitted: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-        self._to_submit.append((submission, admitted))
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def admitted(refusal: Exception | None) -> None:
+            if refusal:
+                over.set_exception(refusal)
+            else:
+                over.set_result(None)
+
+        self.post(submission, over, admitted)
+        await over
+
+    def post(
+        self, submission: Submission, over: asyncio.Future[Any], admitted: Callable[[Exception | None], None]
+    ) -> None:
+        """Submit the jobs of one request, all or none, without waiting for it.
+
+        over: once it is done nobody waits any more, and what was admitted is dropped.
+        admitted: is called, unless it is over by then, with None or with what `admit` raises.
+        """
+        self._to_submit.append(_Posted(submission, over, admitted))
         if self._submitting is None:
             self._submitting = asyncio.create_task(self._submit_all())
-        admission = await admitted
-        if admission == "full":
-            if not submission.kept:
-                self._refused_until_s = time.monotonic() + REFUSE_S
-                self._refused_wait_s = submission.remaining_s
-            raise self._full()
-        if admission == "no_memory":
-            raise Unavailable("Redis is out of memory; try again later", retry_after_s=self._drained_in_s())
 
     async def send(self, submissions: Sequence[Submission]) -> list[Admission]:
         """Submit at once, without waiting for others."""
@@ -100,25 +124,35 @@ class Outbox:
         finally:
             self._submitting = None
 
-    async def _submit_flight(self, flight: Sequence[tuple[Submission, asyncio.Future[Admission]]]) -> None:
+    async def _submit_flight(self, flight: Sequence[_Posted]) -> None:
         try:
-            admissions = await self.send([submission for submission, _ in flight])
+            admissions = await self.send([posted.submission for posted in flight])
         except Exception as exc:  # noqa: BLE001  # each request answers for itself
-            for _, admitted in flight:
-                if not admitted.done():
-                    admitted.set_exception(exc)
+            for posted in flight:
+                if not posted.over.done():
+                    posted.admitted(exc)
             return
-        for (submission, admitted), admission in zip(flight, admissions, strict=True):
-            if admitted.cancelled():  # its wait ended while it was on its way: its first drop may have been faster
-                self.drop([job.uuid for job in submission.jobs])
+        for posted, admission in zip(flight, admissions, strict=True):
+            if posted.over.done():  # while it was on its way: its first drop may have been faster
+                self.drop([job.uuid for job in posted.submission.jobs])
             else:
-                admitted.set_result(admission)
+                posted.admitted(self._refusal(posted.submission, admission))
 
-    def _next_flight(self) -> list[tuple[Submission, asyncio.Future[Admission]]]:
-        self._to_submit = [(submission, admitted) for submission, admitted in self._to_submit if not admitted.done()]
+    def _refusal(self, submission: Submission, admission: Admission) -> Exception | None:
+        if admission == "accepted":
+            return None
+        if admission == "no_memory":
+            return Unavailable("Redis is out of memory; try again later", retry_after_s=self._drained_in_s())
+        if not submission.kept:
+            self._refused_until_s = time.monotonic() + REFUSE_S
+            self._refused_wait_s = submission.remaining_s
+        return self._full()
+
+    def _next_flight(self) -> list[_Posted]:
+        self._to_submit = [posted for posted in self._to_submit if not posted.over.done()]
         jobs = count = 0
-        for submission, _ in self._to_submit:
-            jobs += len(submission.jobs)
+        for posted in self._to_submit:
+            jobs += len(posted.submission.jobs)
             if jobs > MAX_JOBS_PER_CALL:
                 break
             count += 1

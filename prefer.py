@@ -5,7 +5,6 @@ The latter is draft-ietf-httpapi-idempotency-key-header: a quoted string; withou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.request import parse_http_list
 
@@ -28,13 +27,17 @@ class Preferences:
         return ", ".join(parts if self.wait_s is None else [*parts, f"wait={self.wait_s}"])
 
 
-def preferences(headers: Iterable[str]) -> Preferences:
-    """Read all Prefer headers of a request; the first of a name counts, the unknown and malformed are ignored."""
+NO_PREFERENCES = Preferences()
+
+
+def preferences(header: str | None) -> Preferences:
+    """Read the Prefer header of a request; the first of a name counts, the unknown and malformed are ignored."""
+    if header is None:
+        return NO_PREFERENCES
     found: dict[str, str] = {}
-    for header in headers:
-        for preference in parse_http_list(header):
-            name, _, value = preference.split(";")[0].partition("=")
-            found.setdefault(name.strip().lower(), value.strip().strip('"'))
+    for preference in parse_http_list(header):
+        name, _, value = preference.split(";")[0].partition("=")
+        found.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = found.get("wait", "")
     return Preferences(
         int(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None, "respond-async" in found

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from errors import DeadlineExceeded, ModelUnavailable, QueueFull, RedisUnreachable, Unavailable, from_code
 from jobs import MAX_JOBS_PER_CALL, JobQueue
@@ -24,14 +24,34 @@ LAST_LOOK_S = 0.05
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Outstanding:
-    """A job that somebody here waits for. submitted: Redis has been told of it, so it may be polled for."""
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request that waits here for its jobs' results.
 
-    job: Job
-    future: asyncio.Future[Result]
+    over: done when all have been found, or the wait ends. submitted: Redis has been told of it: it may be polled for.
+    """
+
+    submission: Submission
     deadline_s: float
+    over: asyncio.Future[None]
+    found: dict[str, Result] = field(default_factory=dict)
     submitted: bool = False
+
+    def take(self, result: Result) -> None:
+        """Take one result in; the first of a job counts."""
+        self.found.setdefault(result.uuid, result)
+        if len(self.found) == len(self.submission.jobs):
+            self.end()
+
+    def end(self) -> None:
+        """End the wait."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def fail(self, exc: Exception) -> None:
+        """End the wait by an error."""
+        if not self.over.done():
+            self.over.set_exception(exc)
 
 
 class Results:
@@ -45,7 +65,7 @@ class Results:
         self._readiness = readiness
         self._outbox = outbox
         self._api_id = api_id
-        self._outstanding: dict[str, _Outstanding] = {}
+        self._outstanding: dict[str, list[_Waiting]] = {}  # of one job several with the same Idempotency-Key
 
     async def ask(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
         """Submit the jobs of one request, wait for their results and collect them.
@@ -110,7 +130,7 @@ class Results:
                 if without_copy:
                     await self._poll([uuid for token in without_copy if (uuid := token.decode()) in self._outstanding])
                 if time.monotonic() - polled_at_s >= LISTEN_S:
-                    await self._poll([uuid for uuid, waiting in self._outstanding.items() if waiting.submitted])
+                    await self._poll(self._unanswered())
                     polled_at_s = time.monotonic()
             except Unavailable as exc:
                 self._readiness.redis_failed(exc)
@@ -120,38 +140,43 @@ class Results:
     async def _submit_and_wait(self, submission: Submission, *, wait_s: float) -> list[Result | None]:
         """Return each job's result, None where there is none in time."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + wait_s
-        waiting = [
-            _Outstanding(job, loop.create_future(), loop.time() + submission.remaining_s) for job in submission.jobs
-        ]
-        self._outstanding.update((one.job.uuid, one) for one in waiting)
+        waiting = _Waiting(submission, loop.time() + submission.remaining_s, loop.create_future())
+        for job in submission.jobs:
+            self._outstanding.setdefault(job.uuid, []).append(waiting)
+        timer = loop.call_later(wait_s, waiting.end)
         try:
-            await self._admit_in_time(submission, until_s)
-            for one in waiting:
-                one.submitted = True
-            if submission.kept:  # it may have been answered before
-                await self._poll([job.uuid for job in submission.jobs])
-            # Unlike a timeout around the futures, wait leaves those that are not done as they are.
-            await asyncio.wait([one.future for one in waiting], timeout=max(0.0, until_s - loop.time()))
+            if submission.kept:
+                await self._admit_kept(waiting)
+            else:
+                self._outbox.post(submission, waiting.over, lambda refusal: self._admitted(waiting, refusal))
+            await waiting.over
         finally:
-            for one in waiting:
-                self._outstanding.pop(one.job.uuid, None)
-        return [one.future.result() if one.future.done() else None for one in waiting]
+            timer.cancel()
+            waiting.over.cancel()  # whoever was cancelled: nobody waits any more
+            for job in submission.jobs:
+                self._forget(job.uuid, waiting)
+        return [waiting.found.get(job.uuid) for job in submission.jobs]
 
-    async def _admit_in_time(self, submission: Submission, until_s: float) -> None:
-        """Admit a request that waits: a lost reply counts as accepted, since polling will tell.
+    async def _admit_kept(self, waiting: _Waiting) -> None:
+        """Admit what is promised for later, and look for an answer that was given before.
 
-        Whoever is promised a result for later must have been admitted: there it raises RedisUnreachable.
+        Raises RedisUnreachable: the promise needs the reply.
         """
         try:
-            async with asyncio.timeout_at(None if submission.kept else until_s):
-                await self._outbox.admit(submission)
+            await self._outbox.admit(waiting.submission)
         except RedisUnreachable as exc:
             self._readiness.redis_failed(exc)
-            if submission.kept:
-                raise
-        except TimeoutError:  # not even admitted: the wait is over
-            pass
+            raise
+        waiting.submitted = True
+        await self._poll([job.uuid for job in waiting.submission.jobs])
+
+    def _admitted(self, waiting: _Waiting, refusal: Exception | None) -> None:
+        """Go on waiting, or fail; a lost reply counts as accepted, since polling will tell."""
+        if isinstance(refusal, RedisUnreachable):
+            self._readiness.redis_failed(refusal)
+        elif refusal:
+            waiting.fail(refusal)
+        waiting.submitted = True
 
     async def _last_codes(self, uuids: list[str]) -> list[str]:
         """Ask why jobs are late, but not for long: so are their answers."""
@@ -172,9 +197,21 @@ class Results:
         return True
 
     def _finish(self, result: Result) -> None:
-        waiting = self._outstanding.get(result.uuid)
-        if waiting is not None and not waiting.future.done():
-            waiting.future.set_result(result)
+        for waiting in self._outstanding.get(result.uuid, ()):
+            waiting.take(result)
+
+    def _forget(self, uuid: str, waiting: _Waiting) -> None:
+        others = self._outstanding[uuid]
+        others.remove(waiting)
+        if not others:
+            del self._outstanding[uuid]
+
+    def _unanswered(self) -> list[str]:
+        return [
+            uuid
+            for uuid, waiting in self._outstanding.items()
+            if any(one.submitted and uuid not in one.found for one in waiting)
+        ]
 
     async def _poll(self, uuids: Sequence[str]) -> None:
         for start in range(0, len(uuids), MAX_JOBS_PER_CALL):
@@ -190,8 +227,13 @@ class Results:
     async def _submit_again(self, uuids: Sequence[str]) -> None:
         """Submit what Redis has forgotten: this process still holds it."""
         now_s = asyncio.get_running_loop().time()
-        found = [self._outstanding[uuid] for uuid in uuids if uuid in self._outstanding]
-        again = [Submission((one.job,), one.deadline_s - now_s) for one in found if one.deadline_s > now_s]
+        again = [
+            Submission((job,), waiting.deadline_s - now_s)
+            for uuid in uuids
+            for waiting in self._outstanding.get(uuid, [])[:1]
+            for job in waiting.submission.jobs
+            if job.uuid == uuid and waiting.deadline_s > now_s
+        ]
         if again:
             log.warning("%d jobs were forgotten by Redis and are submitted again", len(again))
             await self._outbox.send(again)

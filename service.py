@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from hashlib import sha256
 from uuid import uuid4
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+import numpy as np
 
 from answers import accepted, add_timing, predictions
+from asgi import Answer, Incoming
 from bodies import Upload, read_body, split_body
 from budget import ByteBudget, Share
 from config import Settings
 from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound, ServiceError
 from inputs import ModelInput
-from intake import Intake, job_uuids
+from intake import Intake, job_uuids, new_uuid
 from jobs import JobQueue
 from outbox import Outbox
 from prefer import Preferences, preferences, read_key
+from presence import Presence
 from readiness import Readiness, override_input
 from records import Job, Progress, Result
 from results import Results
@@ -57,6 +57,7 @@ class Service:
             max_batch_size=settings.max_batch_size,
         )
         self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
+        self.presence = Presence()
         self.budget = ByteBudget(settings.max_held_bytes)
         self.intake = Intake(
             formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
@@ -74,31 +75,31 @@ class Service:
         await self.outbox.close()
         await self.queue.close()
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, incoming: Incoming) -> Answer:
         """Take one prediction request from its body to its answer.
 
         Raises ServiceError.
         """
         with self.budget.share() as share:
-            return await self._predict(request, share)
+            return await self._predict(incoming, share)
 
-    async def _predict(self, request: Request, share: Share) -> Response:
+    async def _predict(self, incoming: Incoming, share: Share) -> Answer:
         started_s = time.monotonic()
         takes = self.readiness.require()
-        prefer = preferences(request.headers.getlist("prefer"))
+        prefer = preferences(incoming.headers.get("prefer"))
         settings = self.settings
         self.outbox.require_room(self._wait_s(prefer))
         body = await read_body(
-            request,
+            incoming,
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
             hold=share.hold,
         )
-        kind = request.headers.get("content-type", "")
+        kind = incoming.headers.get("content-type", "")
         uploads = await split_body(kind, body, max_images=settings.max_images_per_request)
         read_s = time.monotonic()
-        key = read_key(request.headers.get("idempotency-key"))
-        request_uuid = await self._uuid_of(key, kind, body) if key else str(uuid4())
+        key = read_key(incoming.headers.get("idempotency-key"))
+        request_uuid = await self._uuid_of(key, kind, body) if key else new_uuid()
         prepared = await self._prepare(uploads, request_uuid, takes)
         decode_s = time.monotonic() - read_s
         self.metrics.decode_seconds.observe(decode_s)
@@ -108,17 +109,17 @@ class Service:
         request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
         jobs = [one for one in prepared if isinstance(one, Job)]
         share.hold(max(share.held_bytes, sum(len(job.payload) for job in jobs)))
-        results = await self._results(request, jobs, prefer, again=bool(key), spent_s=decode_s) if jobs else []
+        results = await self._results(incoming, jobs, prefer, again=bool(key), spent_s=decode_s) if jobs else []
         if results is None:
-            response = accepted(request_id)
+            answer = accepted(request_id)
         else:
             by_uuid = {result.uuid: result for result in results}
             outcomes = [by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared]
-            response = predictions(request_id, outcomes)
-            add_timing(response, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
+            answer = predictions(request_id, outcomes)
+            add_timing(answer, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
         if prefer.applied:
-            response.headers["Preference-Applied"] = prefer.applied
-        return response
+            answer.add(b"preference-applied", prefer.applied)
+        return answer
 
     async def _uuid_of(self, key: str, kind: str, body: bytes) -> str:
         """Return the UUID of all requests that come with this Idempotency-Key.
@@ -135,6 +136,8 @@ class Service:
     async def _prepare(
         self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
     ) -> list[Job | ServiceError]:
+        if not self.settings.simulated_decode_s and isinstance(uploads[0], np.ndarray):  # it takes no time
+            return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 if self.settings.simulated_decode_s:  # holds no thread, however many wait
@@ -144,7 +147,7 @@ class Service:
             raise DeadlineExceeded("the image was not decoded in time; try again later") from exc
 
     async def _results(
-        self, request: Request, jobs: list[Job], prefer: Preferences, *, again: bool, spent_s: float
+        self, incoming: Incoming, jobs: list[Job], prefer: Preferences, *, again: bool, spent_s: float
     ) -> list[Result] | None:
         """Return what became of the jobs, None where the client is to come back for it."""
         wait_s = max(0.0, self._wait_s(prefer) - spent_s)
@@ -153,7 +156,7 @@ class Service:
             return await self.results.ask_and_keep(jobs, timeout_s=self.settings.async_timeout_s, wait_s=wait_s)
         if again:  # whoever comes back finds the answer, so the job outlives the connection
             return await self.results.ask_again(jobs, timeout_s=wait_s)
-        async with _while_connected(request):
+        with self.presence.of(incoming):
             return await self.results.ask(jobs, timeout_s=wait_s)
 
     def _wait_s(self, prefer: Preferences) -> float:
@@ -161,7 +164,7 @@ class Service:
         longest_s = self.settings.request_timeout_s
         return longest_s if prefer.wait_s is None else min(prefer.wait_s, longest_s)
 
-    async def result(self, request_id: str) -> Response:
+    async def result(self, request_id: str) -> Answer:
         """Answer with what became of a request.
 
         Raises NotFound, DeadlineExceeded, RedisUnreachable.
@@ -173,45 +176,16 @@ class Service:
             return accepted(request_id)
         late = DeadlineExceeded("no result in time")
         outcomes = [answer if isinstance(answer, Result) else late for answer in answers]
-        response = predictions(request_id, outcomes)
-        add_timing(response, outcomes)
-        return response
+        answer = predictions(request_id, outcomes)
+        add_timing(answer, outcomes)
+        return answer
 
-    async def cancel(self, request_id: str) -> Response:
+    async def cancel(self, request_id: str) -> None:
         """Take a request's jobs out of the queue, or forget their results.
 
         Raises NotFound, RedisUnreachable.
         """
         await self.queue.drop(_uuids(request_id))
-        return Response(status_code=204)
-
-
-@asynccontextmanager
-async def _while_connected(request: Request) -> AsyncIterator[None]:
-    """Cancel what is inside when the client goes away; the body must have been read.
-
-    Raises ClientDisconnect.
-    """
-    inside = asyncio.current_task()
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        if inside:
-            inside.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and inside and inside.uncancel() == 0:
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watching.cancel()
 
 
 def _uuids(request_id: str) -> list[str]:

@@ -26,6 +26,7 @@ class Metrics:
         self.requests = Counter(
             "microbatch_requests", "Prediction requests answered, by status.", ["status"], registry=self._registry
         )
+        self._by_status: dict[int, Counter] = {}
         self.request_seconds = Histogram(
             "microbatch_request_seconds",
             "From a request's head to its answer.",
@@ -39,6 +40,14 @@ class Metrics:
             "microbatch_queue_depth", "Unfinished jobs in the queue, waiting and leased.", registry=self._registry
         )
         self.workers = Gauge("microbatch_workers", "Batchers alive and warm.", registry=self._registry)
+
+    def answered(self, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        counter = self._by_status.get(status)
+        if counter is None:
+            counter = self._by_status[status] = self.requests.labels(status)
+        counter.inc()
+        self.request_seconds.observe(seconds)
 
     def text(self) -> bytes:
         """Return all of them in Prometheus's text format."""

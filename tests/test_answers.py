@@ -9,6 +9,7 @@ import pytest
 from starlette.responses import Response
 
 from answers import accepted, add_timing, predictions, problem
+from asgi import Answer
 from errors import WIRE_ERRORS, InvalidImage, ModelFailed, QueueFull, ServiceError, TooLarge
 from records import Result, Timing
 
@@ -99,7 +100,7 @@ def test_the_timing_is_that_of_the_slowest_image(turn: int) -> None:
         done(timing=Timing(queue_s=0.1, model_s=0.3, batch_size=4)),
         InvalidImage("broken"),
     ]
-    response = Response()
+    response = Answer(200, b"", ())
 
     # when
     add_timing(response, outcomes[turn:] + outcomes[:turn], decode_s=0.00123, total_s=2.0)
@@ -110,7 +111,7 @@ def test_the_timing_is_that_of_the_slowest_image(turn: int) -> None:
 
 
 def test_a_request_that_reached_no_model_spent_no_time_there() -> None:
-    response = Response()
+    response = Answer(200, b"", ())
 
     add_timing(response, [InvalidImage("broken")], decode_s=0.001, total_s=0.002)
 

@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, boolean_dtypes, floating_dtypes, integer_dtypes
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.types import Message
 
+from asgi import Incoming
 from bodies import read_body, read_npy, split_body
 from errors import BadRequest, BodyTimeout, ServiceError, TooLarge, UnsupportedMediaType
 
@@ -27,7 +27,7 @@ FILE = '; filename="a.png"'
 END = b"--edge--\r\n"
 
 
-def request(*chunks: bytes, announced: int | None = None, pause_s: float = 0.0) -> Request:
+def request(*chunks: bytes, announced: int | None = None, pause_s: float = 0.0) -> Incoming:
     """Return a request whose chunks, and then its end, come after a pause each."""
     left = iter(chunks)
 
@@ -37,10 +37,10 @@ def request(*chunks: bytes, announced: int | None = None, pause_s: float = 0.0) 
         return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
     headers = [] if announced is None else [(b"content-length", b"%d" % announced)]
-    return Request({"type": "http", "headers": headers}, receive)
+    return Incoming({"type": "http", "headers": headers}, receive)
 
 
-async def read(one: Request, timeout_s: float = 5.0) -> bytes:
+async def read(one: Incoming, timeout_s: float = 5.0) -> bytes:
     return await read_body(one, max_body_bytes=LIMIT, body_timeout_s=timeout_s)
 
 

@@ -42,15 +42,15 @@ async def two(stack: Stack) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.Asyn
 async def test_the_same_key_runs_once_and_is_answered_alike_by_any_api(
     two: tuple[httpx.AsyncClient, httpx.AsyncClient],
 ) -> None:
-    answers = await asyncio.gather(*(api.post("/predict", content=BODY, headers=headers("k")) for api in two))
+    answers = await asyncio.gather(*(api.post("/predict", content=BODY, headers=headers("k")) for api in (*two, *two)))
     later = await two[1].post("/predict", content=BODY, headers=headers('"k"'))
 
     bodies = {answer.text for answer in (*answers, later)}
     batches = {answer.headers["microbatch-batch-size"] for answer in (*answers, later)}
-    assert [answer.status_code for answer in (*answers, later)] == [200] * 3
+    assert [answer.status_code for answer in (*answers, later)] == [200] * 5
     assert len(bodies) == 1
     assert batches == {"1"}
-    assert later.elapsed.total_seconds() < 0.2
+    assert max(answer.elapsed.total_seconds() for answer in (*answers, later)) < 0.5  # none waits for its deadline
 
 
 async def test_the_same_key_with_another_body_is_refused(two: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
