@@ -16,6 +16,8 @@ from records import Admission, Submission
 
 REFUSE_S = 0.1
 """How long after a refusal the like is refused without asking Redis."""
+COLLECT_S = 0.02
+"""How long answered results gather before one call removes them all."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Outbox:
         self._to_drop: list[str] = []
         self._submitting: asyncio.Task[None] | None = None
         self._dropping: asyncio.Task[None] | None = None
+        self._sweep: asyncio.TimerHandle | None = None
         self._depth = 0
         self._refused_until_s = self._refused_wait_s = 0.0
 
@@ -105,13 +108,26 @@ class Outbox:
         return admissions
 
     def drop(self, uuids: Sequence[str]) -> None:
-        """Have every trace of these jobs removed, soon."""
+        """Have every trace of these jobs removed: nobody waits for them any more."""
         self._to_drop.extend(uuids)
         if self._dropping is None:
             self._dropping = asyncio.create_task(self._drop_all())
 
+    def collected(self, uuids: Sequence[str]) -> None:
+        """Have the results of these jobs removed, soon: they have been answered, and wait in no line."""
+        self._to_drop.extend(uuids)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(COLLECT_S, self._sweep_up)
+
+    def _sweep_up(self) -> None:
+        self._sweep = None
+        self.drop(())
+
     async def close(self) -> None:
         """Send the drops that are still to be sent."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep_up()
         if self._dropping is not None:
             await self._dropping
 

@@ -74,14 +74,19 @@ class Results:
         try.
         Raises QueueFull or Unavailable where the request was not admitted.
         """
+        submission, uuids = Submission(tuple(jobs), timeout_s), [job.uuid for job in jobs]
         try:
-            results = await self._ask(Submission(tuple(jobs), timeout_s))
+            found = await self._submit_and_wait(submission, wait_s=timeout_s)
+            results = await self._with_reasons(submission, found)
         except QueueFull:  # nothing of it is there
             raise
         except BaseException:  # nobody waits any more
-            self._outbox.drop([job.uuid for job in jobs])
+            self._outbox.drop(uuids)
             raise
-        self._outbox.drop([job.uuid for job in jobs])
+        if None in found:
+            self._outbox.drop(uuids)
+        else:
+            self._outbox.collected(uuids)
         return results
 
     async def ask_again(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
@@ -89,19 +94,10 @@ class Results:
 
         Only what another try may mend is dropped: it is run anew then. Raises as `ask` does.
         """
-        results = await self._ask(Submission(tuple(jobs), timeout_s, kept=True))
+        submission = Submission(tuple(jobs), timeout_s, kept=True)
+        results = await self._with_reasons(submission, await self._submit_and_wait(submission, wait_s=timeout_s))
         self._outbox.drop([one.uuid for one in results if one.error is not None and one.error.http_status in PASSING])
         return results
-
-    async def _ask(self, submission: Submission) -> list[Result]:
-        results = await self._submit_and_wait(submission, wait_s=submission.remaining_s)
-        late = [job.uuid for job, result in zip(submission.jobs, results, strict=True) if result is None]
-        codes = iter(await self._last_codes(late) if late else [])
-        untried = ModelUnavailable.code if self._readiness.model_is_down else ""
-        return [
-            result or overdue(job.uuid, next(codes) or untried)
-            for job, result in zip(submission.jobs, results, strict=True)
-        ]
 
     async def ask_and_keep(self, jobs: Sequence[Job], *, timeout_s: float, wait_s: float) -> list[Result] | None:
         """Submit jobs whose results are kept; return them where all came within `wait_s`, else None.
@@ -116,7 +112,7 @@ class Results:
         found = [result for result in results if result is not None]
         if len(found) < len(jobs):
             return None
-        self._outbox.drop([job.uuid for job in jobs])
+        self._outbox.collected([job.uuid for job in jobs])
         return found
 
     async def run(self) -> None:
@@ -177,6 +173,16 @@ class Results:
         elif refusal:
             waiting.fail(refusal)
         waiting.submitted = True
+
+    async def _with_reasons(self, submission: Submission, found: list[Result | None]) -> list[Result]:
+        """Put an error in the place of each result that there is none of."""
+        late = [job.uuid for job, result in zip(submission.jobs, found, strict=True) if result is None]
+        codes = iter(await self._last_codes(late) if late else [])
+        untried = ModelUnavailable.code if self._readiness.model_is_down else ""
+        return [
+            result or overdue(job.uuid, next(codes) or untried)
+            for job, result in zip(submission.jobs, found, strict=True)
+        ]
 
     async def _last_codes(self, uuids: list[str]) -> list[str]:
         """Ask why jobs are late, but not for long: so are their answers."""

