@@ -1,4 +1,4 @@
-"""The queue: the only room that speaks Redis.
+"""The queue: what is in Redis, and the only room that changes it.
 
 All keys share one hash tag, so that a queue's keys share a Cluster slot; `{mb:<name>}` and then:
 
@@ -31,24 +31,14 @@ Every script is safe to repeat, so that its caller may simply call again.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
 from functools import wraps
-from hashlib import sha1, sha256
-from pathlib import Path
+from hashlib import sha256
 from secrets import token_bytes
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from errors import RedisUnreachable, UnfitRedis
 from records import (
@@ -64,16 +54,16 @@ from records import (
     read_dead_letter,
     read_result,
 )
+from wire import NONSENSE, Wire
 
 log = logging.getLogger(__name__)
 
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
-SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
 MAX_JOBS_PER_CALL = 1024
 MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
-MAX_CALLS_AT_ONCE = 64
-"""The client's pool holds 100 connections and refuses more; what blocks, and what looks around, needs a few."""
+SLOWEST_BYTES_S = 10_000_000
+"""Payloads may take as long as this rate needs, over the time limit of any command."""
 INLINE_BYTES = 64 * 1024
 """The longest payload that CLAIM hands over itself; a longer one is cheaper fetched by HMGET than through Lua."""
 COPY_BYTES = 16 * 1024
@@ -97,7 +87,7 @@ def _checked(
     async def checked(queue: JobQueue, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Reply:
         try:
             return await method(queue, *args, **kwargs)
-        except (RedisError, ValueError, TypeError, AttributeError, LookupError) as exc:
+        except NONSENSE as exc:
             log.warning("a reply of Redis makes no sense", exc_info=exc)
             await queue.disconnect()
             raise RedisUnreachable("Redis cannot be understood; try again shortly") from exc
@@ -108,34 +98,27 @@ def _checked(
 class JobQueue:
     """One queue in Redis; safe to use from many tasks of one event loop.
 
-    timeout_s: how long one command may take. connect: makes the client, as Redis.from_url does.
+    timeout_s: how long one command may take. connect: opens the wire to a server.
     """
 
-    def __init__(
-        self, url: str, *, name: str, timeout_s: float, connect: Callable[..., Redis] = Redis.from_url
-    ) -> None:
+    def __init__(self, url: str, *, name: str, timeout_s: float, connect: Callable[..., Wire] = Wire) -> None:
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]
         self._bell, self._meta, self._data, self._workers, self._dead, self._secret = (
             prefix + key for key in ("bell", "meta", "data", "workers", "dead", "secret")
         )
+        self._timeout_s = timeout_s
         self._longest_block_s = min(1.0, timeout_s / 2)
-        self._scripts = _read_scripts()
-        self._turns = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
-        # No retries inside the client: its defaults turn a blocked BLPOP into a minute of silence, and whoever calls
-        # here knows better what a lost reply means.
-        self._redis = connect(
-            url, protocol=2, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-        )
+        self._wire = connect(url, timeout_s=timeout_s)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._redis.aclose()
+        await self._wire.close()
 
     async def disconnect(self) -> None:
         """Close all connections, those in use too; the next command opens one."""
-        await self._redis.connection_pool.disconnect()
+        await self._wire.disconnect()
 
     @_checked
     async def submit(
@@ -155,12 +138,14 @@ class JobQueue:
         """
         keys: list[str] = []
         arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s)]
+        bytes_ = 0
         for number, submission in enumerate(submissions):
             remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
             for job in submission.jobs:
                 keys.append(self._result_key(job.uuid))
                 arguments += (number, job.uuid, job.payload, remaining_ms, api_id, kept)
-        depth, *words = await self._call("submit", keys, arguments)
+                bytes_ += len(job.payload)
+        depth, *words = await self._run("submit", keys, arguments, longer_s=bytes_ / SLOWEST_BYTES_S)
         admissions: list[Admission] = []
         for submission in submissions:
             mine, words = words[: len(submission.jobs)], words[len(submission.jobs) :]
@@ -171,11 +156,10 @@ class JobQueue:
     async def listen(self, api_id: str, timeout_s: float) -> list[bytes]:
         """Wait for this api process's bell; return its tokens, each a UUID or a result's bytes; [] after the time."""
         bell = self._prefix + "bell:" + api_id
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.blpop([bell], timeout=min(timeout_s, self._longest_block_s))
-        pipeline.lpop(bell, MAX_JOBS_PER_CALL)
-        async with _translated():
-            first, more = await pipeline.execute()
+        block_s = min(timeout_s, self._longest_block_s)
+        first, more = await self._wire.exchange(
+            [("BLPOP", bell, block_s), ("LPOP", bell, MAX_JOBS_PER_CALL)], longer_s=block_s
+        )
         tokens: list[Any] = ([first[1]] if first else []) + (more or [])
         if not all(isinstance(token, bytes) for token in tokens):
             raise TypeError("a bell holds words only")
@@ -188,13 +172,14 @@ class JobQueue:
         The UUID is an HMAC under a secret of this Redis, so that whoever guesses a key cannot collect the result.
         """
         place = f"{self._prefix}key:{sha256(key.encode()).hexdigest()}"
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(self._secret, token_bytes(32), nx=True)
-        pipeline.get(self._secret)
-        pipeline.set(place, fingerprint, nx=True, px=_ms(ttl_s))
-        pipeline.get(place)
-        async with _translated():
-            _, secret, _, first = await pipeline.execute()
+        _, secret, _, first = await self._wire.exchange(
+            [
+                ("SET", self._secret, token_bytes(32), "NX"),
+                ("GET", self._secret),
+                ("SET", place, fingerprint, "NX", "PX", _ms(ttl_s)),
+                ("GET", place),
+            ]
+        )
         if first != fingerprint:
             return None
         return str(UUID(bytes=hmac.digest(secret, key.encode(), "sha256")[:16], version=4))
@@ -203,22 +188,20 @@ class JobQueue:
     async def poll(self, uuids: Sequence[str]) -> list[Result | Progress]:
         """Ask what is known of each job."""
         keys = [self._result_key(uuid) for uuid in uuids]
-        replies = await self._call("poll", keys, uuids)
+        replies = await self._run("poll", keys, uuids)
         return [_answer(uuid, reply) for uuid, reply in zip(uuids, replies, strict=True)]
 
     @_checked
     async def last_codes(self, uuids: Sequence[str]) -> list[str]:
         """Return of each unfinished job the error code of its last try, "" where there is none."""
-        async with _translated():
-            fetched: Awaitable[list[bytes | None]] = self._redis.hmget(self._meta, list(uuids))  # type: ignore[assignment]  # typed for sync and async at once
-            rows = await fetched
+        rows = await self._wire.call("HMGET", self._meta, *uuids)
         words = [row.rpartition(b" ")[2].decode() if row else "-" for row in rows]
         return ["" if word == "-" else word for word in words]
 
     @_checked
     async def drop(self, uuids: Sequence[str]) -> None:
         """Cancel or collect jobs: every trace of them goes."""
-        await self._call("drop", [self._result_key(uuid) for uuid in uuids], uuids)
+        await self._run("drop", [self._result_key(uuid) for uuid in uuids], uuids)
 
     @_checked
     async def claim(
@@ -241,10 +224,9 @@ class JobQueue:
         keys = [f"{self._prefix}claim:{claim_id}"]
         arguments = [max_batch_size, _ms(lease_s), claim_id, _ms(least_s), max_solo, worker_id, 0, INLINE_BYTES]
         arguments.append(_ms(max_wait_s))
-        if block_s > 0:
-            left, lease_end, wait, *rows = await self._call_after_bell("claim", keys, arguments, block_s)
-        else:
-            left, lease_end, wait, *rows = await self._call("claim", keys, arguments)
+        block_s = min(block_s, self._longest_block_s)
+        bell = ("BLPOP", self._bell, block_s) if block_s > 0 else ()
+        left, lease_end, wait, *rows = await self._run("claim", keys, arguments, after=bell, longer_s=block_s)
         jobs = await self._with_payloads(rows)
         return Claim(claim_id, jobs, left, lease_end / 1000 if lease_end >= 0 else None, wait / 1000)
 
@@ -256,7 +238,7 @@ class JobQueue:
         for settlement in settlements:
             keys += (self._result_key(settlement.uuid), f"{self._prefix}bell:{settlement.api_id}")
             arguments += (settlement.uuid, settlement.kind, settlement.value)
-        return sum(await self._call("settle", keys, arguments))
+        return sum(await self._run("settle", keys, arguments))
 
     @_checked
     async def beat(self, worker: Worker, *, lease_s: float, claim_id: str, uuids: Sequence[str]) -> list[bool]:
@@ -264,38 +246,30 @@ class JobQueue:
         arguments: list[Any] = [worker.id, worker.state, worker.row(), _ms(lease_s)]
         for uuid in uuids:
             arguments += (claim_id, uuid)
-        _live, *own = await self._call("beat", [], arguments)
+        _live, *own = await self._run("beat", [], arguments)
         return [bool(word) for word in own]
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Yield the jobs that were given up, the latest first."""
-        execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
         for place in range(MOST_DEAD):
-            async with _translated():
-                raw = await execute("LINDEX", self._dead, place)
+            raw = await self._wire.call("LINDEX", self._dead, place)
             if raw is None:
                 return
             yield read_dead_letter(raw)
 
     async def forget_dead(self, letter: DeadLetter) -> None:
         """Take a job off the list of those given up."""
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.execute_command("LREM", self._dead, 1, letter.raw)
-        pipeline.hincrby(self._prefix + "stats", "dead_bytes", -len(letter.raw))
-        async with _translated():
-            await pipeline.execute()
+        forget = ("LREM", self._dead, 1, letter.raw)
+        count = ("HINCRBY", self._prefix + "stats", "dead_bytes", -len(letter.raw))
+        await self._wire.exchange([("MULTI",), forget, count, ("EXEC",)])
 
     @_checked
     async def workers(self) -> list[Worker]:
         """Return all workers that have beaten in the last minute or so; rows of another version are left out."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.hgetall(self._workers)
-        async with _translated():
-            (seconds, microseconds), rows = await pipeline.execute()
-        now_ms = seconds * 1000 + microseconds / 1000
+        (seconds, microseconds), fields = await self._wire.exchange([("TIME",), ("HGETALL", self._workers)])
+        now_ms = int(seconds) * 1000 + int(microseconds) / 1000
         workers = []
-        for worker_id, text in rows.items():
+        for worker_id, text in zip(fields[::2], fields[1::2], strict=True):
             try:
                 workers.append(Worker.from_row(worker_id.decode(), text, now_ms))
             except (ValueError, TypeError, KeyError):
@@ -305,8 +279,7 @@ class JobQueue:
     @_checked
     async def depth(self) -> int:
         """Return how many jobs are unfinished."""
-        async with _translated():
-            return int(await self._redis.zcard(self._prefix + "deadlines"))
+        return int(await self._wire.call("ZCARD", self._prefix + "deadlines"))
 
     @_checked
     async def check_fitness(self) -> None:
@@ -314,8 +287,7 @@ class JobQueue:
 
         Raises UnfitRedis saying why.
         """
-        async with _translated():
-            info: dict[str, Any] = await self._redis.info()
+        info = await self._wire.info()
         version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
         if version < OLDEST_REDIS:
             raise UnfitRedis(f"Redis {info['redis_version']} is too old: 6.2 or later is needed")
@@ -327,50 +299,22 @@ class JobQueue:
 
     async def audit(self) -> list[str]:
         """Return all violations of the queue's invariant; for tests and tools."""
-        return [sentence.decode() for sentence in await self._call("audit", [], [])]
+        return [sentence.decode() for sentence in await self._run("audit", [], [])]
 
     def _result_key(self, uuid: str) -> str:
         return f"{self._prefix}result:{uuid}"
 
-    async def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        async with self._turns:
-            return await self._evaluate(script, keys, arguments)
-
-    async def _evaluate(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        text, digest = self._scripts[script]
-        rest = (len(self._keys) + len(keys), *self._keys, *keys, *arguments)
-        execute: Callable[..., Awaitable[Any]] = self._redis.execute_command
-        async with _translated():
-            try:
-                return await execute("EVALSHA", digest, *rest)
-            except NoScriptError:  # a new or restarted Redis; EVAL also loads it
-                return await execute("EVAL", text, *rest)
-
-    async def _call_after_bell(self, script: str, keys: Sequence[str], arguments: Sequence[Any], block_s: float) -> Any:
-        digest = self._scripts[script][1]
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.blpop([self._bell], timeout=min(block_s, self._longest_block_s))
-        pipeline.execute_command("EVALSHA", digest, len(self._keys) + len(keys), *self._keys, *keys, *arguments)
-        async with _translated():
-            _token, reply = await pipeline.execute(raise_on_error=False)
-            if isinstance(reply, NoScriptError):
-                return await self._evaluate(script, keys, arguments)
-            if isinstance(reply, RedisError):
-                raise reply
-        return reply
+    async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any], **how: Any) -> Any:
+        return await self._wire.run(script, [*self._keys, *keys], arguments, **how)
 
     async def _with_payloads(self, rows: Sequence[Sequence[Any]]) -> tuple[ClaimedJob, ...]:
         """Fetch the payloads that were too long to be handed over; a job cancelled since then is left out."""
         payloads = {row[0]: row[6] if len(row) > 6 else None for row in rows}
         missing = [uuid for uuid, payload in payloads.items() if payload is None]
         if missing:
-            async with _translated():
-                pipeline = self._redis.pipeline(
-                    transaction=False
-                )  # not HMGET: the time limit is a reply's, not a batch's
-                for uuid in missing:
-                    pipeline.hget(self._data, uuid)
-                payloads.update(zip(missing, await pipeline.execute(), strict=True))
+            commands = [("HGET", self._data, uuid) for uuid in missing]
+            longest_s = len(missing) * self._timeout_s
+            payloads.update(zip(missing, await self._wire.exchange(commands, longer_s=longest_s), strict=True))
         return tuple(_claimed(row, payload) for row in rows if (payload := payloads[row[0]]) is not None)
 
 
@@ -393,24 +337,3 @@ def _answer(uuid: str, reply: bytes | int) -> Result | Progress:
 
 def _ms(seconds: float) -> int:
     return max(0, round(seconds * 1000))
-
-
-def _read_scripts() -> dict[str, tuple[str, str]]:
-    """Return each script's text, the shared block first, and its digest by which EVALSHA calls it."""
-    folder = Path(__file__).parent / "lua"
-    shared = (folder / "shared.lua").read_text()
-    texts = {name: shared + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
-    return {name: (text, sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Let no error of the client library out of this room."""
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
-        raise RedisUnreachable("Redis cannot be reached; try again shortly") from exc
-    except ReadOnlyError as exc:
-        raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary") from exc
-    except ResponseError as exc:
-        raise UnfitRedis("Redis refuses the queue's commands; its log and this service's say why") from exc

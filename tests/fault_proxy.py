@@ -18,8 +18,8 @@ from typing import Any, Self
 import hiredis
 import numpy as np
 
-from jobs import _read_scripts
 from tests.faults import Fault, Order
+from wire import _read_scripts
 
 LONGEST_LINE_BYTES = 1 << 20
 DRAIN_S = 2.0

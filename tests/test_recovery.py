@@ -134,6 +134,10 @@ async def first_after_all(fleet: Fleet, sums: Sums) -> bool:
     return caught
 
 
+async def nothing_remains(fleet: Fleet) -> bool:
+    return not await fleet.remains(results_too=True)
+
+
 async def more_than(fleet: Fleet, counter: str, before: int) -> bool:
     return await fleet.counter(counter) > before
 
@@ -152,4 +156,4 @@ async def test_a_stopped_batcher_that_comes_back_changes_no_answer(stack: Stack,
 
         assert caught == rounds
         assert await fleet.audit() == []
-        assert await fleet.remains(results_too=True) == []
+        await until("answered results are gone too", lambda: nothing_remains(fleet))
