@@ -137,13 +137,13 @@ class JobQueue:
         Returns the depth, and what became of each request.
         """
         keys: list[str] = []
-        arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s)]
+        arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id]
         bytes_ = 0
         for number, submission in enumerate(submissions):
             remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
             for job in submission.jobs:
                 keys.append(self._result_key(job.uuid))
-                arguments += (number, job.uuid, job.payload, remaining_ms, api_id, kept)
+                arguments += (number, job.uuid, job.payload, remaining_ms, kept)
                 bytes_ += len(job.payload)
         depth, *words = await self._run("submit", keys, arguments, longer_s=bytes_ / SLOWEST_BYTES_S)
         admissions: list[Admission] = []

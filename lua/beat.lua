@@ -15,10 +15,11 @@ for i = 1, #rows, 2 do
   if tonumber(beat) < now - 60000 then redis.call('HDEL', WORKERS, rows[i])
   else reply[1] = reply[1] + 1 end
 end
-for i = 5, #ARGV, 2 do
-  local row = read(ARGV[i + 1])
-  local own = row and row.claim == ARGV[i]
-  if own then redis.call('ZADD', LEASES, 'XX', 'GT', now + lease_ms, ARGV[i + 1]) end
+local uuids = {}
+for i = 6, #ARGV, 2 do uuids[#uuids + 1] = ARGV[i] end
+for job, row in ipairs(read(uuids)) do
+  local own = row and row.claim == ARGV[3 + 2 * job]
+  if own then redis.call('ZADD', LEASES, 'XX', 'GT', now + lease_ms, uuids[job]) end
   reply[#reply + 1] = own and 1 or 0
 end
 return reply

@@ -13,10 +13,17 @@ local n, lease_ms, claim, least, max_solo = tonumber(ARGV[1]), tonumber(ARGV[2])
 local worker, holding, inline, max_wait = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8]), tonumber(ARGV[9])
 local reply, given = {0, -1, 0}, {}
 
-local function hand_over(uuid, verdict, row)
-  local payload = redis.call('HSTRLEN', DATA, uuid) <= inline and redis.call('HGET', DATA, uuid)
-  local remaining = math.floor((redis.call('ZSCORE', DEADLINES, uuid) or now) - now)
-  reply[#reply + 1] = {uuid, verdict, remaining, now - row.submitted, row.api, row.code, payload}
+-- Their payloads ride along, unless they are long.
+local function hand_over(uuids, verdicts, rows)
+  local deadlines, short, payloads = all('ZMSCORE', DEADLINES, uuids), {}, {}
+  for place, uuid in ipairs(uuids) do
+    if rows[place].bytes <= inline then short[#short + 1] = uuid end
+  end
+  for place, payload in ipairs(all('HMGET', DATA, short)) do payloads[short[place]] = payload end
+  for place, uuid in ipairs(uuids) do
+    local row, remaining = rows[place], math.floor((deadlines[place] or now) - now)
+    reply[#reply + 1] = {uuid, verdicts[place], remaining, now - row.submitted, row.api, row.code, payloads[uuid] or false}
+  end
 end
 
 local function finish()
@@ -32,20 +39,24 @@ redis.call('ZREM', IDLE, worker)
 
 local mine = redis.call('LRANGE', KEYS[12], 0, -1)
 if #mine > 0 then                                                          -- the reply was lost: the same batch again
+  local uuids, verdicts, rows = {}, {}, {}
   for i = 1, #mine, 2 do
-    local row = read(mine[i])
-    if row and row.claim == claim then hand_over(mine[i], mine[i + 1], row) end
+    local row = read({mine[i]})[1]
+    if row and row.claim == claim then
+      row.bytes = redis.call('HSTRLEN', DATA, mine[i])
+      uuids[#uuids + 1], verdicts[#verdicts + 1], rows[#rows + 1] = mine[i], mine[i + 1], row
+    end
   end
+  hand_over(uuids, verdicts, rows)
   return finish()
 end
 
 local ended = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 64)
-for _, uuid in ipairs(ended) do                                            -- their worker died or stopped
-  local row = read(uuid)
+for place, row in ipairs(read(ended)) do                                   -- their worker died or stopped
   if row then
     row.deaths, row.solo = row.deaths + 1, row.solo + row.alone
-    put_back(uuid, row)
-  else clear(uuid) end
+    put_back(ended[place], row)
+  else forget({ended[place]}) end
 end
 count('leases_ended', #ended)
 
@@ -56,48 +67,60 @@ local want = math.min(n, math.ceil(in_line / (others_idle + 1)))
 if max_wait > 0 and not holding then
   if in_line >= n then want = n                                            -- a full batch was waited for
   elseif in_line > 0 then
-    local oldest = read(redis.call('LINDEX', PENDING, 0))
+    local oldest = read({redis.call('LINDEX', PENDING, 0)})[1]
     reply[3] = oldest and math.max(0, max_wait - (now - oldest.submitted)) or 0
     if reply[3] > 0 then want = 0 end
   end
 end
 
-local class, running, lone = nil, 0, nil
-while running < want and #given < 2 * (want + 64) do
-  local uuid = redis.call('LINDEX', PENDING, 0)
-  if not uuid then break end
-  local row, deadline, verdict = read(uuid), redis.call('ZSCORE', DEADLINES, uuid), 'run'
-  local torn = not row or not deadline or redis.call('HEXISTS', DATA, uuid) == 0
-  if not torn and deadline - now < least then verdict = 'expired'
-  elseif not torn and row.solo >= max_solo then verdict = 'poison'
-  elseif not torn then
-    local its_class = math.min(row.deaths, 2)
-    if holding and its_class > 0 then break end                            -- suspects run with nothing else in the process
-    if not class then
+-- Look along the line from its head, as far as this claim may take: `looked` jobs leave it.
+local uuids, verdicts, rows, torn = {}, {}, {}, {}
+local looked, class, running, last_running, full = 0, nil, 0, nil, want < 1
+while not full and #uuids < want + 64 do
+  local line = redis.call('LRANGE', PENDING, looked, looked + want - running - 1)
+  if #line == 0 then break end
+  local line_rows, deadlines = read(line), redis.call('ZMSCORE', DEADLINES, unpack(line))
+  for place, uuid in ipairs(line) do
+    local row, verdict = line_rows[place], 'run'
+    if row then row.bytes = redis.call('HSTRLEN', DATA, uuid) end
+    if not row or not deadlines[place] or row.bytes == 0 then verdict = 'torn'
+    elseif deadlines[place] - now < least then verdict = 'expired'
+    elseif row.solo >= max_solo then verdict = 'poison'
+    else
+      local its_class = math.min(row.deaths, 2)
+      full = (holding and its_class > 0) or (class or its_class) ~= its_class  -- suspects run with nothing else in the process
+      if full then break end
       class = its_class
       want = math.min(want, class == 0 and n or class == 1 and math.ceil(n / 8) or 1)
-    elseif its_class ~= class then break end
-    running, lone = running + 1, {uuid, row}
-  end
-  redis.call('LPOP', PENDING)                                              -- allowed at the memory limit
-  if torn then clear(uuid)
-  else
-    redis.call('ZADD', LEASES, now + lease_ms, uuid)
-    row.claim = claim
-    write(uuid, row)
-    given[#given + 1] = uuid
-    given[#given + 1] = verdict
-    hand_over(uuid, verdict, row)
+    end
+    looked = looked + 1
+    if verdict == 'torn' then torn[#torn + 1] = uuid
+    else
+      uuids[#uuids + 1], verdicts[#verdicts + 1], rows[#rows + 1] = uuid, verdict, row
+      if verdict == 'run' then running, last_running = running + 1, row end
+    end
+    full = running >= want
+    if full then break end
   end
 end
-if running == 1 and not holding then                                       -- if its worker dies now, it was this job
-  lone[2].alone = 1
-  write(lone[1], lone[2])
+if looked > 0 then redis.call('LTRIM', PENDING, looked, -1) end
+forget(torn)                                                               -- what is left of them in Redis goes too
+if running == 1 and not holding then last_running.alone = 1 end            -- if its worker dies now, it was this job
+
+local leases, meta, lease_end = {}, {}, tostring(now + lease_ms)             -- or it would be written out for each job
+for place, uuid in ipairs(uuids) do
+  rows[place].claim = claim
+  leases[#leases + 1], leases[#leases + 2] = lease_end, uuid
+  meta[#meta + 1], meta[#meta + 2] = uuid, text_of(rows[place])
+  given[#given + 1], given[#given + 2] = uuid, verdicts[place]
 end
 if #given > 0 then
-  redis.call('RPUSH', KEYS[12], unpack(given))
+  all('ZADD', LEASES, leases)
+  all('HSET', META, meta)
+  all('RPUSH', KEYS[12], given)
   redis.call('PEXPIRE', KEYS[12], 60000)
-  count('claimed', #given / 2)
+  count('claimed', #uuids)
+  hand_over(uuids, verdicts, rows)
 elseif not holding then redis.call('ZADD', IDLE, now, worker) end
 finish()
 if reply[1] == 0 or reply[3] > 0 then redis.call('DEL', BELL)              -- nothing to wake anybody for

@@ -4,10 +4,13 @@
 -- Returns per job 1 if it was unfinished.
 -- Cost: O(1) a job; one still in line is looked for from the head, O(its place).
 -- Safe to repeat: deletes only.
-local reply = {}
-for job, uuid in ipairs(ARGV) do
-  reply[job] = forget(uuid) and 1 or 0
-  redis.call('ZREM', RESULTS, uuid)
-  redis.call('DEL', KEYS[11 + job])
+if #ARGV == 0 then return {} end
+local reply, unfinished = all('HMGET', META, ARGV), {}
+for job, row in ipairs(reply) do
+  if row then unfinished[#unfinished + 1] = ARGV[job] end
+  reply[job] = row and 1 or 0
 end
+forget(unfinished)
+all('ZREM', RESULTS, ARGV)
+redis.call('DEL', unpack(KEYS, 12))
 return reply

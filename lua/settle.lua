@@ -22,12 +22,14 @@ end
 
 local ttl, claim, copy = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local jobs = (#ARGV - 3) / 3
-local reply, done, released, refused = {}, 0, 0, 0
+local reply, uuids, released, refused, expiry = {}, {}, 0, 0, tostring(now + ttl)
 redis.call('ZREMRANGEBYSCORE', RESULTS, '-inf', now)                       -- first: it is allowed at the memory limit
+for job = 1, jobs do uuids[job] = ARGV[job * 3 + 1] end
+local rows, ends = read(uuids), all('ZMSCORE', LEASES, uuids)
+local over, dead, results, tokens = {}, {}, {}, {}
 for job = jobs, 1, -1 do                                                   -- backwards: what goes back keeps its order
-  local uuid, kind, value = ARGV[job * 3 + 1], ARGV[job * 3 + 2], ARGV[job * 3 + 3]
-  local row = read(uuid)
-  local held = row and row.claim == claim and tonumber(redis.call('ZSCORE', LEASES, uuid) or 0) > now
+  local uuid, kind, value, row = uuids[job], ARGV[job * 3 + 2], ARGV[job * 3 + 3], rows[job]
+  local held = row and row.claim == claim and tonumber(ends[job] or 0) > now
   if not row or (kind ~= 'ok' and not held) then
     reply[job], refused = 0, refused + 1
   elseif kind == 'release' then
@@ -35,21 +37,27 @@ for job = jobs, 1, -1 do                                                   -- ba
     put_back(uuid, row)
     reply[job], released = 1, released + 1
   else
-    local payload = kind == 'dead' and redis.call('HGET', DATA, uuid)
-    forget(uuid)
     local result = uuid .. ' ' .. (kind == 'ok' and 'ok' or 'error') .. ' ' .. value
-    local result_key, api_bell = KEYS[10 + job * 2], KEYS[11 + job * 2]
-    redis.call('SET', result_key, result, 'PX', ttl)
-    redis.call('ZADD', RESULTS, now + ttl, uuid)
-    redis.call('RPUSH', api_bell, #result <= copy and result or uuid)
-    redis.call('LTRIM', api_bell, -1024, -1)
-    redis.call('PEXPIRE', api_bell, 60000)
+    local result_key, bell = KEYS[10 + job * 2], KEYS[11 + job * 2]
     if kind == 'dead' then
-      bury(string.format('%.0f %d\n', now, #result) .. result .. (payload or ''))
+      dead[#dead + 1] = string.format('%.0f %d\n', now, #result) .. result .. (redis.call('HGET', DATA, uuid) or '')
     end
-    reply[job], done = 1, done + 1
+    redis.call('SET', result_key, result, 'PX', ttl)
+    results[#results + 1], results[#results + 2] = expiry, uuid
+    tokens[bell] = tokens[bell] or {}
+    table.insert(tokens[bell], #result <= copy and result or uuid)
+    over[#over + 1] = uuid
+    reply[job] = 1
   end
 end
+forget(over)
+all('ZADD', RESULTS, results)
+for bell, list in pairs(tokens) do
+  all('RPUSH', bell, list)
+  redis.call('LTRIM', bell, -1024, -1)
+  redis.call('PEXPIRE', bell, 60000)
+end
+for _, letter in ipairs(dead) do bury(letter) end
 ring(released)
-count('settled', done); count('released', released); count('settle_refused', refused)
+count('settled', #over); count('released', released); count('settle_refused', refused)
 return reply

@@ -2,6 +2,7 @@
 --
 -- KEYS 1-11 are the same in every script; what a script needs beyond them starts at KEYS[12].
 -- All time is Redis TIME in milliseconds. At most 1,024 jobs a call. A job's UUID holds no space.
+-- What is read or written of several jobs is so in one command: each costs a script more than the job itself.
 local PENDING, DEADLINES, LEASES, META, DATA, BELL, RESULTS, STATS, DEAD, WORKERS, IDLE = unpack(KEYS, 1, 11)
 local BELL_LIMIT = 64
 local clock = redis.call('TIME')
@@ -9,34 +10,35 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function count(what, by) if by > 0 then redis.call('HINCRBY', STATS, what, by) end end
 
--- A row of META: submitted ms, deaths, deaths alone, alone now, claim id, api id, last error code. nil: not in the queue.
-local function read(uuid)
-  local text = redis.call('HGET', META, uuid)
-  if not text then return nil end
+-- One command for a whole list; none for an empty one.
+local function all(command, key, list) return #list > 0 and redis.call(command, key, unpack(list)) or {} end
+
+-- A row of META: submitted ms, deaths, deaths alone, alone now, claim id, api id, last error code.
+local function row_of(text)
   local submitted, deaths, solo, alone, claim, api, code = string.match(text, '^(%d+) (%d+) (%d+) (%d) (%S+) (%S+) (%S+)$')
   return {submitted = submitted, deaths = tonumber(deaths), solo = tonumber(solo), alone = tonumber(alone),
           claim = claim, api = api, code = code}
 end
 
-local function write(uuid, row)
-  redis.call('HSET', META, uuid, table.concat({row.submitted, row.deaths, row.solo, row.alone, row.claim, row.api, row.code}, ' '))
+-- The rows of some jobs in their order; false: not in the queue.
+local function read(uuids)
+  local rows = all('HMGET', META, uuids)
+  for place, text in ipairs(rows) do rows[place] = text and row_of(text) end
+  return rows
+end
+
+local function text_of(row)
+  return table.concat({row.submitted, row.deaths, row.solo, row.alone, row.claim, row.api, row.code}, ' ')
 end
 
 -- The only way out of the queue. Its first write is one that Redis allows at its memory limit.
-local function forget(uuid)
-  if redis.call('HDEL', META, uuid) == 0 then return false end
-  redis.call('HDEL', DATA, uuid)
-  redis.call('ZREM', DEADLINES, uuid)
-  if redis.call('ZREM', LEASES, uuid) == 0 then redis.call('LREM', PENDING, 1, uuid) end
-  return true
-end
-
--- What eviction or a hand has torn: its rest goes too, so that POLL says unknown and its api submits it again.
-local function clear(uuid)
-  redis.call('HDEL', META, uuid)
-  redis.call('HDEL', DATA, uuid)
-  redis.call('ZREM', DEADLINES, uuid)
-  redis.call('ZREM', LEASES, uuid)
+local function forget(uuids)
+  local leases = all('ZMSCORE', LEASES, uuids)
+  all('HDEL', META, uuids)
+  all('HDEL', DATA, uuids)
+  all('ZREM', DEADLINES, uuids)
+  all('ZREM', LEASES, uuids)
+  for place, uuid in ipairs(uuids) do if not leases[place] then redis.call('LREM', PENDING, 1, uuid) end end
 end
 
 -- From a lease back to the head of the line. ZREM first, for the same reason.
@@ -44,7 +46,7 @@ local function put_back(uuid, row)
   redis.call('ZREM', LEASES, uuid)
   redis.call('LPUSH', PENDING, uuid)
   row.alone, row.claim = 0, '-'
-  write(uuid, row)
+  redis.call('HSET', META, uuid, text_of(row))
 end
 
 local function ring(times)
