@@ -10,7 +10,7 @@ key               type    content                                               
 :data             HASH    UUID -> payload (records.py)                                     depth x payload
 :result:<uuid>    STRING  result (records.py)                                              result_ttl_s
 :results          ZSET    UUID -> expiry of results nobody has collected                   max_results
-:claim:<id>       LIST    what this claim was given: UUID, verdict                         60 s
+:claim:<id>       STRING  what this claim was given: UUIDs and verdicts                    60 s
 :bell             LIST    tokens that wake batchers; a lost one costs a wait, never a job  64
 :bell:<api id>    LIST    tokens that wake an api process: a UUID, or a copy of its result  1,024, 60 s
 :idle             ZSET    worker -> when it last found nothing to claim, ms                2.5 s
@@ -63,7 +63,7 @@ MAX_JOBS_PER_CALL = 1024
 MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
 SLOWEST_BYTES_S = 10_000_000
-"""Payloads may take as long as this rate needs, over the time limit of any command."""
+"""Payloads may take as long on their way to Redis as this rate needs, over the time limit of any command."""
 INLINE_BYTES = 64 * 1024
 """The longest payload that CLAIM hands over itself; a longer one is cheaper fetched by HMGET than through Lua."""
 COPY_BYTES = 16 * 1024
@@ -89,7 +89,7 @@ def _checked(
             return await method(queue, *args, **kwargs)
         except NONSENSE as exc:
             log.warning("a reply of Redis makes no sense", exc_info=exc)
-            await queue.disconnect()
+            await queue.close()
             raise RedisUnreachable("Redis cannot be understood; try again shortly") from exc
 
     return checked
@@ -98,27 +98,22 @@ def _checked(
 class JobQueue:
     """One queue in Redis; safe to use from many tasks of one event loop.
 
-    timeout_s: how long one command may take. connect: opens the wire to a server.
+    timeout_s: how long one command may take.
     """
 
-    def __init__(self, url: str, *, name: str, timeout_s: float, connect: Callable[..., Wire] = Wire) -> None:
+    def __init__(self, url: str, *, name: str, timeout_s: float) -> None:
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]
         self._bell, self._meta, self._data, self._workers, self._dead, self._secret = (
             prefix + key for key in ("bell", "meta", "data", "workers", "dead", "secret")
         )
-        self._timeout_s = timeout_s
         self._longest_block_s = min(1.0, timeout_s / 2)
-        self._wire = connect(url, timeout_s=timeout_s)
+        self._wire = Wire(url, timeout_s=timeout_s)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._wire.close()
-
-    async def disconnect(self) -> None:
         """Close all connections, those in use too; the next command opens one."""
-        await self._wire.disconnect()
+        self._wire.close()
 
     @_checked
     async def submit(
@@ -287,14 +282,15 @@ class JobQueue:
 
         Raises UnfitRedis saying why.
         """
-        info = await self._wire.info()
-        version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+        said: bytes = await self._wire.call("INFO")
+        info = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
+        version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < OLDEST_REDIS:
             raise UnfitRedis(f"Redis {info['redis_version']} is too old: 6.2 or later is needed")
         if info.get("role") == "slave":
             raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary")
         policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction" and info.get("maxmemory", 0):
+        if policy != "noeviction" and int(info.get("maxmemory", "0")):
             raise UnfitRedis(f"this Redis evicts keys (maxmemory-policy {policy}): set it to noeviction")
 
     async def audit(self) -> list[str]:
@@ -312,9 +308,8 @@ class JobQueue:
         payloads = {row[0]: row[6] if len(row) > 6 else None for row in rows}
         missing = [uuid for uuid, payload in payloads.items() if payload is None]
         if missing:
-            commands = [("HGET", self._data, uuid) for uuid in missing]
-            longest_s = len(missing) * self._timeout_s
-            payloads.update(zip(missing, await self._wire.exchange(commands, longer_s=longest_s), strict=True))
+            fetched = await self._wire.exchange([("HGET", self._data, uuid) for uuid in missing])
+            payloads.update(zip(missing, fetched, strict=True))
         return tuple(_claimed(row, payload) for row in rows if (payload := payloads[row[0]]) is not None)
 
 

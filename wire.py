@@ -1,30 +1,35 @@
 """Commands to Redis and their replies: connections, scripts, time limits; no error of the client library leaves here.
 
-It takes redis-py's connections as they are, and leaves out its client's retries and locks, which cost more than the
-commands do.
+redis-py opens a connection: address, TLS, password, database. From then on its transport is spoken to by what follows,
+since the client's streams, locks and retries cost several times what the commands do.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
+import hiredis
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from errors import RedisUnreachable, UnfitRedis
 
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
 MAX_CALLS_AT_ONCE = 64
-"""The client's pool holds 100 connections and refuses more."""
+"""As many connections there are at most; whoever comes then waits for one."""
+PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
+"""How replies begin that say to come back later."""
+NOTHING = object()
+
+NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupError)
+"""What reading a reply raises that cannot be the command's own."""
 
 Command = tuple[Any, ...]
 
@@ -32,25 +37,21 @@ Command = tuple[Any, ...]
 class Wire:
     """A Redis server; safe to use from many tasks of one event loop.
 
-    timeout_s: how long one exchange may take. connect: makes the client, as Redis.from_url does.
+    timeout_s: how long Redis may be silent while a reply is awaited.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, connect: Callable[..., Redis] = Redis.from_url) -> None:
+    def __init__(self, url: str, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._scripts = _read_scripts()
         self._turns = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
-        self._free: list[AbstractConnection] = []
-        # No time limits in the client: before Python 3.12 they swallow a cancellation now and then. No retries either:
-        # whoever calls here knows better what a lost reply means.
-        self._redis = connect(url, protocol=2, socket_timeout=None, retry=Retry(NoBackoff(), 0))
+        self._lines: set[_Line] = set()
+        self._free: list[_Line] = []
+        self._pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=None, retry=Retry(NoBackoff(), 0))
 
-    async def close(self) -> None:
-        """Close all connections for good."""
-        await self._redis.aclose()
-
-    async def disconnect(self) -> None:
+    def close(self) -> None:
         """Close all connections, those in use too; the next command opens one."""
-        await self._redis.connection_pool.disconnect()
+        for line in list(self._lines):
+            line.close(ConnectionError("closed"))
 
     async def call(self, *command: Any) -> Any:
         """Send one command; return its reply."""
@@ -60,12 +61,11 @@ class Wire:
     async def exchange(self, commands: Sequence[Command], *, longer_s: float = 0.0) -> list[Any]:
         """Send commands in one write; return their replies.
 
-        longer_s: how much longer than others it may take.
+        longer_s: how much longer than usual Redis may be silent.
         """
         replies = await self._send(commands, longer_s)
         for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise _translated(reply) from reply
+            _require_success(reply)
         return replies
 
     async def run(
@@ -79,62 +79,125 @@ class Wire:
         rest = (len(keys), *keys, *arguments)
         evaluate = ("EVALSHA", digest, *rest)
         reply = (await self._send([after, evaluate] if after else [evaluate], longer_s))[-1]
-        if isinstance(reply, NoScriptError):  # a new or restarted Redis; EVAL also loads it
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):  # a new Redis; EVAL loads it
             (reply,) = await self._send([("EVAL", text, *rest)], longer_s)
-        if isinstance(reply, ResponseError):
-            raise _translated(reply) from reply
+        _require_success(reply)
         return reply
 
-    async def info(self) -> dict[str, Any]:
-        """Return what the server says of itself."""
-        said: dict[str, Any] = await self._in_time(self._redis.info())
-        return said
-
     async def _send(self, commands: Sequence[Command], longer_s: float) -> list[Any]:
-        replies: list[Any] = await self._in_time(self._converse(commands), longer_s)
-        return replies
-
-    async def _in_time(self, talk: Awaitable[Any], longer_s: float = 0.0) -> Any:
+        request = b"".join(map(hiredis.pack_command, commands))
+        limit_s = self._timeout_s + longer_s
         try:
-            async with asyncio.timeout(self._timeout_s + longer_s):
-                return await talk
-        except (RedisConnectionError, RedisTimeoutError, ResponseError, OSError) as exc:  # TimeoutError is an OSError
-            raise _translated(exc) from exc
-
-    async def _converse(self, commands: Sequence[Command]) -> list[Any]:
-        """Send, and read as many replies."""
-        pool = self._redis.connection_pool
-        async with self._turns:
-            connection = self._free.pop() if self._free else await self._new_connection()
+            async with asyncio.timeout(limit_s if self._turns.locked() else None):
+                await self._turns.acquire()
             try:
-                await pool.ensure_connection(connection)  # anew where it is closed, or holds what nobody asked for
-                await connection.send_packed_command(connection.pack_commands(commands))
-                return [await _reply(connection) for _ in commands]
-            except BaseException:  # replies may be left that the next one would take for its own
-                await connection.disconnect(nowait=True)
-                raise
+                line = self._free.pop() if self._free else await self._open(limit_s)
+                try:
+                    return await line.exchange(request, len(commands), limit_s)
+                finally:
+                    if line in self._lines:
+                        self._free.append(line)
             finally:
-                self._free.append(connection)
+                self._turns.release()
+        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
+            raise RedisUnreachable("Redis cannot be reached; try again shortly") from exc
 
-    async def _new_connection(self) -> AbstractConnection:
-        """Open a connection that redis-py's pool knows, and closes, but never gets back."""
-        open_one: Callable[[], Awaitable[AbstractConnection]] = self._redis.connection_pool.get_connection
-        return await open_one()
+    async def _open(self, limit_s: float) -> _Line:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        async with asyncio.timeout(limit_s):
+            await connection.connect()  # type: ignore[no-untyped-call]
+        line = _Line(connection, self._lost)
+        self._lines.add(line)
+        return line
+
+    def _lost(self, line: _Line) -> None:
+        self._lines.discard(line)
+        if line in self._free:
+            self._free.remove(line)
 
 
-async def _reply(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as exc:
-        return exc
+class _Line(asyncio.Protocol):
+    """One connection, used by one task at a time.
+
+    lost: is told once it is closed, by whomever.
+    """
+
+    def __init__(self, connection: AbstractConnection, lost: Callable[[_Line], None]) -> None:
+        self._connection = connection  # kept: it closes its transport when it is forgotten
+        self._transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr,assignment]  # noqa: SLF001  # it is connected, and two-way
+        self._lost = lost
+        self._reader = hiredis.Reader(notEnoughData=NOTHING)
+        self._replies: list[Any] = []
+        self._wanted = 0
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard_s = 0.0
+        self._transport.set_protocol(self)
+
+    async def exchange(self, request: bytes, count: int, limit_s: float) -> list[Any]:
+        """Send commands; return so many replies.
+
+        Raises OSError where they do not come, ProtocolError where they are none.
+        """
+        self._wanted, self._over, self._heard_s = count, self._loop.create_future(), self._loop.time()
+        self._timer = self._loop.call_later(limit_s, self._look, limit_s)
+        self._transport.write(request)
+        try:
+            return await self._over
+        except asyncio.CancelledError:  # what comes yet, the next one would take for its own
+            self.close(ConnectionError("cancelled"))
+            raise
+        finally:
+            self._timer.cancel()
+
+    def _look(self, limit_s: float) -> None:
+        """Close what has been silent for too long; come back to what has not."""
+        silent_s = self._loop.time() - self._heard_s
+        if silent_s < limit_s:
+            self._timer = self._loop.call_later(limit_s - silent_s, self._look, limit_s)
+        else:
+            self.close(TimeoutError("no reply in time"))
+
+    def data_received(self, data: bytes) -> None:
+        """Take in replies; what nobody asked for ends the connection."""
+        self._heard_s = self._loop.time()
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not NOTHING:
+                self._replies.append(reply)
+        except hiredis.ProtocolError as exc:
+            self.close(exc)
+            return
+        if len(self._replies) < self._wanted:
+            return
+        if len(self._replies) > self._wanted or self._reader.has_data() or self._over.done():
+            self.close(ConnectionError("a reply that nobody asked for"))
+            return
+        self._over.set_result(self._replies)
+        self._wanted, self._replies = 0, []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail whoever waits."""
+        self.close(exc or ConnectionError("closed by the server"))
+
+    def close(self, reason: Exception) -> None:
+        """Close at once; whoever waits for replies gets the reason."""
+        self._lost(self)
+        self._transport.abort()
+        self._connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001  # or it complains that nobody did
+        if self._wanted and not self._over.done():
+            self._over.set_exception(reason)
 
 
-def _translated(exc: Exception) -> RedisUnreachable | UnfitRedis:
-    if isinstance(exc, ReadOnlyError):
-        return UnfitRedis("this Redis is a replica: point REDIS_URL at its primary")
-    if isinstance(exc, ResponseError):
-        return UnfitRedis("Redis refuses the queue's commands; its log and this service's say why")
-    return RedisUnreachable("Redis cannot be reached; try again shortly")
+def _require_success(reply: object) -> None:
+    if not isinstance(reply, hiredis.ReplyError):
+        return
+    if str(reply).startswith(PASSING):
+        raise RedisUnreachable("Redis is not ready; try again shortly") from reply
+    if str(reply).startswith("READONLY"):
+        raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary") from reply
+    raise UnfitRedis("Redis refuses the queue's commands; its log and this service's say why") from reply
 
 
 def _read_scripts() -> dict[str, tuple[str, str]]:
@@ -143,7 +206,3 @@ def _read_scripts() -> dict[str, tuple[str, str]]:
     shared = (folder / "shared.lua").read_text()
     texts = {name: shared + (folder / f"{name}.lua").read_text() for name in SCRIPTS}
     return {name: (text, sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
-
-
-NONSENSE = (RedisError, ValueError, TypeError, AttributeError, LookupError)
-"""What reading a reply raises that cannot be the command's own."""

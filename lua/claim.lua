@@ -1,7 +1,7 @@
 -- CLAIM: lease up to n jobs from the head of the line, all of one class:
 -- never died, up to n; died once with its worker, up to n/8; more often, one alone.
 --
--- KEYS 12 the list of what this claim was given
+-- KEYS 12 what this claim was given: UUID and verdict of each job
 -- ARGV 1 n   2 lease ms   3 claim id   4 least remaining ms   5 max_solo   6 worker id   7 is it holding jobs (0, 1)
 --      8 longest payload that is handed over inline, in bytes   9 ms the oldest job may wait for a fuller batch
 -- Returns jobs left in line, ms until the next lease ends (-1: none), ms to wait for a fuller batch (0: do not), then
@@ -15,19 +15,20 @@ local reply, given = {0, -1, 0}, {}
 
 -- Their payloads ride along, unless they are long.
 local function hand_over(uuids, verdicts, rows)
-  local deadlines, short, payloads = all('ZMSCORE', DEADLINES, uuids), {}, {}
+  local short, payloads = {}, {}
   for place, uuid in ipairs(uuids) do
     if rows[place].bytes <= inline then short[#short + 1] = uuid end
   end
   for place, payload in ipairs(all('HMGET', DATA, short)) do payloads[short[place]] = payload end
   for place, uuid in ipairs(uuids) do
-    local row, remaining = rows[place], math.floor((deadlines[place] or now) - now)
+    local row = rows[place]
+    local remaining = math.floor((row.deadline or now) - now)
     reply[#reply + 1] = {uuid, verdicts[place], remaining, now - row.submitted, row.api, row.code, payloads[uuid] or false}
   end
 end
 
-local function finish()
-  reply[1] = redis.call('LLEN', PENDING)
+local function finish(left)
+  reply[1] = left
   local next_end = redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')[2]
   if next_end then reply[2] = math.max(0, math.floor(next_end - now)) end
   return reply
@@ -37,18 +38,18 @@ end
 -- ZREM first: it is allowed at the memory limit.
 redis.call('ZREM', IDLE, worker)
 
-local mine = redis.call('LRANGE', KEYS[12], 0, -1)
-if #mine > 0 then                                                          -- the reply was lost: the same batch again
+local mine = redis.call('GET', KEYS[12])
+if mine then                                                               -- the reply was lost: the same batch again
   local uuids, verdicts, rows = {}, {}, {}
-  for i = 1, #mine, 2 do
-    local row = read({mine[i]})[1]
+  for uuid, verdict in string.gmatch(mine, '(%S+) (%S+)') do
+    local row = read({uuid})[1]
     if row and row.claim == claim then
-      row.bytes = redis.call('HSTRLEN', DATA, mine[i])
-      uuids[#uuids + 1], verdicts[#verdicts + 1], rows[#rows + 1] = mine[i], mine[i + 1], row
+      row.bytes, row.deadline = redis.call('HSTRLEN', DATA, uuid), redis.call('ZSCORE', DEADLINES, uuid)
+      uuids[#uuids + 1], verdicts[#verdicts + 1], rows[#rows + 1] = uuid, verdict, row
     end
   end
   hand_over(uuids, verdicts, rows)
-  return finish()
+  return finish(redis.call('LLEN', PENDING))
 end
 
 local ended = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 64)
@@ -82,9 +83,9 @@ while not full and #uuids < want + 64 do
   local line_rows, deadlines = read(line), redis.call('ZMSCORE', DEADLINES, unpack(line))
   for place, uuid in ipairs(line) do
     local row, verdict = line_rows[place], 'run'
-    if row then row.bytes = redis.call('HSTRLEN', DATA, uuid) end
-    if not row or not deadlines[place] or row.bytes == 0 then verdict = 'torn'
-    elseif deadlines[place] - now < least then verdict = 'expired'
+    if row then row.bytes, row.deadline = redis.call('HSTRLEN', DATA, uuid), deadlines[place] end
+    if not row or not row.deadline or row.bytes == 0 then verdict = 'torn'
+    elseif row.deadline - now < least then verdict = 'expired'
     elseif row.solo >= max_solo then verdict = 'poison'
     else
       local its_class = math.min(row.deaths, 2)
@@ -117,12 +118,11 @@ end
 if #given > 0 then
   all('ZADD', LEASES, leases)
   all('HSET', META, meta)
-  all('RPUSH', KEYS[12], given)
-  redis.call('PEXPIRE', KEYS[12], 60000)
+  redis.call('SET', KEYS[12], table.concat(given, ' '), 'PX', 60000)
   count('claimed', #uuids)
   hand_over(uuids, verdicts, rows)
 elseif not holding then redis.call('ZADD', IDLE, now, worker) end
-finish()
+finish(in_line - looked)
 if reply[1] == 0 or reply[3] > 0 then redis.call('DEL', BELL)              -- nothing to wake anybody for
 elseif #given + #ended > 0 then ring(1) end
 return reply

@@ -53,8 +53,7 @@ end
 forget(over)
 all('ZADD', RESULTS, results)
 for bell, list in pairs(tokens) do
-  all('RPUSH', bell, list)
-  redis.call('LTRIM', bell, -1024, -1)
+  if all('RPUSH', bell, list) > 1024 then redis.call('LTRIM', bell, -1024, -1) end
   redis.call('PEXPIRE', bell, 60000)
 end
 for _, letter in ipairs(dead) do bury(letter) end

@@ -33,12 +33,13 @@ end
 
 -- The only way out of the queue. Its first write is one that Redis allows at its memory limit.
 local function forget(uuids)
-  local leases = all('ZMSCORE', LEASES, uuids)
+  if #uuids == 0 then return end
   all('HDEL', META, uuids)
   all('HDEL', DATA, uuids)
   all('ZREM', DEADLINES, uuids)
-  all('ZREM', LEASES, uuids)
-  for place, uuid in ipairs(uuids) do if not leases[place] then redis.call('LREM', PENDING, 1, uuid) end end
+  if all('ZREM', LEASES, uuids) < #uuids then                                -- some stand in line
+    for _, uuid in ipairs(uuids) do redis.call('LREM', PENDING, 1, uuid) end
+  end
 end
 
 -- From a lease back to the head of the line. ZREM first, for the same reason.
@@ -50,5 +51,6 @@ local function put_back(uuid, row)
 end
 
 local function ring(times)
+  if times == 0 then return end
   for _ = 1, math.min(times, BELL_LIMIT - redis.call('LLEN', BELL)) do redis.call('RPUSH', BELL, '1') end
 end

@@ -6,7 +6,7 @@
 --      then per job: request number (jobs of one request stand together), uuid, payload, remaining ms,
 --      kept (1: nobody waits, the result stays until its TTL ends)
 -- Returns depth, then per job OK, DUP (known or settled: accepted before), FULL (depth, results or predicted wait), OOM.
--- Cost: O(1) a job, and a sweep of at most 64 jobs that ended a minute ago.
+-- Cost: O(1) a job, and in one of 16 calls a sweep of at most 64 jobs that ended a minute ago.
 -- Safe to repeat: a job that is in the queue or has a result is DUP and left as it is.
 local jobs = (#ARGV - 5) / 5
 local max_depth, max_results, batch_size, batch_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -17,8 +17,14 @@ local reply = {}
 local probe = redis.pcall('HINCRBY', STATS, 'submit_calls', 1)
 local no_memory = type(probe) == 'table' and probe.err
 if no_memory and not string.find(no_memory, 'OOM', 1, true) then return probe end
-forget(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now - 60000, 'LIMIT', 0, 64))
-redis.call('ZREMRANGEBYSCORE', RESULTS, '-inf', now)
+if no_memory or probe % 16 == 0 then                                         -- now and then
+  forget(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now - 60000, 'LIMIT', 0, 64))
+end
+
+local function uncollected()
+  redis.call('ZREMRANGEBYSCORE', RESULTS, '-inf', now)
+  return redis.call('ZCARD', RESULTS)
+end
 
 local uuids, known = {}, {}
 for job = 1, jobs do uuids[job] = field(job, 2) end
@@ -38,7 +44,7 @@ while first <= jobs do
   end
   local wait = depth == 0 and 0 or math.ceil((depth + new) / batch_size) * batch_ms
   local full = depth + new > max_depth or wait > 0.9 * field(first, 4)        -- a tenth for what the estimate does not see
-               or (field(first, 5) == '1' and redis.call('ZCARD', RESULTS) + new > max_results)
+               or (field(first, 5) == '1' and uncollected() + new > max_results)
   for job = first, last do
     local uuid = uuids[job]
     if known[uuid] then reply[job + 1] = 'DUP'

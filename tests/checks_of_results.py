@@ -72,10 +72,11 @@ async def jobs_that_ended_a_minute_ago_are_swept(scene: Scene) -> None:
     await scene.submit(request(old), request(job()))
     await scene.ask("ZINCRBY deadlines", -100_000, old.uuid)
 
-    await scene.submit(request(job()))
+    for _ in range(16):
+        await scene.submit(request(job()))
 
     assert await scene.queue.poll([old.uuid]) == [Progress.UNKNOWN]
-    assert await scene.queue.depth() == 2
+    assert await scene.queue.depth() == 17
 
 
 async def each_new_job_rings_once_up_to_a_bound(scene: Scene) -> None:
@@ -200,6 +201,7 @@ async def a_dropped_job_leaves_no_trace_wherever_it_was(scene: Scene) -> None:
 
     await scene.queue.drop(uuids)
 
+    assert await scene.queue.audit() == []
     assert await scene.queue.poll(uuids) == [Progress.UNKNOWN] * 3
     assert await scene.answer(leased, "late") == 0
     assert await scene.submit(request(job(), kept=True), results=1) == ["accepted"]

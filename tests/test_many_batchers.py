@@ -19,7 +19,7 @@ from tests.scene import Scene, opened
 from tests.test_jobs import job, request
 
 server = test_jobs.server
-REAL = [name for name in test_jobs.SERVERS if name != test_jobs.FAKE]
+SERVERS = list(test_jobs.SERVERS)
 LOOKS = times(150, 2_000)
 MOST_WORKERS = 16
 MOST_WAITED = 200
@@ -181,7 +181,7 @@ async def has_ended(tasks: list[asyncio.Task[None]]) -> bool:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("server", REAL if LONG else REAL[-1:], indirect=True)
+@pytest.mark.parametrize("server", SERVERS if LONG else SERVERS[-1:], indirect=True)
 async def test_the_queue_is_whole_while_workers_come_and_go_and_each_job_is_settled_once(server: str) -> None:
     async with opened(server) as scene:
         await scene.answer(claim := await scene.take(), "warm")

@@ -18,7 +18,7 @@ from tests.scene import Scene, opened
 from wire import _read_scripts
 
 server = test_jobs.server
-REAL = [name for name in test_jobs.SERVERS if name != test_jobs.FAKE]
+SERVERS = list(test_jobs.SERVERS)
 Check = Callable[[Scene], Awaitable[None]]
 CHECKS: dict[str, Check] = {
     name: check
@@ -28,7 +28,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-@pytest.mark.parametrize("server", REAL, indirect=True)
+@pytest.mark.parametrize("server", SERVERS, indirect=True)
 @pytest.mark.parametrize("check", CHECKS)
 async def test_the_scripts_keep_it(check: str, server: str) -> None:
     async with opened(server) as scene:
@@ -80,7 +80,7 @@ async def first_broken(script: str, server: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("server", REAL[-1:], indirect=True)
+@pytest.mark.parametrize("server", SERVERS[-1:], indirect=True)
 @pytest.mark.parametrize("mutant", read_mutants(), ids=lambda mutant: mutant.name)
 async def test_the_mutant_is_caught(mutant: Mutant, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = mutant.apply(_read_scripts())

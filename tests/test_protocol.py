@@ -22,7 +22,7 @@ from tests.queue_model import BATCH_SIZE, QueueModel, said
 from tests.scale import LONG, SEED, times
 
 server = test_jobs.server
-REAL = [name for name in test_jobs.SERVERS if name != test_jobs.FAKE]
+SERVERS = list(test_jobs.SERVERS)
 DEPTH = 10
 ALWAYS = {"stats", "dead", "workers", "idle"}
 
@@ -187,7 +187,7 @@ class Processes(RuleBasedStateMachine):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("server", REAL if LONG else REAL[-1:], indirect=True)
+@pytest.mark.parametrize("server", SERVERS if LONG else SERVERS[-1:], indirect=True)
 def test_the_queue_keeps_its_promises_whatever_the_order_of_commands(server: str) -> None:
     @seed(SEED)
     class OnServer(Processes):
