@@ -59,10 +59,18 @@ def add_timing(
 ) -> None:
     """Say why it took its time: of several images, the slowest; what is not known is left out."""
     timings = [outcome.timing for outcome in outcomes if isinstance(outcome, Result)]
-    slowest = max(timings, key=lambda timing: timing.queue_s + timing.model_s, default=Timing())
-    parts = {"decode": decode_s, "queue": slowest.queue_s, "model": slowest.model_s, "total": total_s}
-    answer.add(b"server-timing", ", ".join(f"{name};dur={s * 1000:.2f}" for name, s in parts.items() if s is not None))
+    slowest = timings[0] if len(timings) == 1 else max(timings, key=_waited_s, default=Timing())
+    decode = "" if decode_s is None else f"decode;dur={decode_s * 1000:.2f}, "
+    total = "" if total_s is None else f", total;dur={total_s * 1000:.2f}"
+    answer.add(
+        b"server-timing",
+        f"{decode}queue;dur={slowest.queue_s * 1000:.2f}, model;dur={slowest.model_s * 1000:.2f}{total}",
+    )
     answer.add(b"microbatch-batch-size", str(slowest.batch_size))
+
+
+def _waited_s(timing: Timing) -> float:
+    return timing.queue_s + timing.model_s
 
 
 def _element(outcome: Result | ServiceError) -> bytes:

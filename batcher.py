@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
 from typing import NoReturn
 from uuid import uuid4
 
@@ -23,15 +22,16 @@ from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings, load_settings
 from errors import ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
+from holding import Holding, pauses, sleep_unless
 from inference import Inference
 from jobs import JobQueue
 from memory import calm_collector
 from model_client import ModelClient, open_model
-from records import Claim, ClaimedJob, Settlement, Worker, WorkerState
+from records import Claim, Worker, WorkerState
 from telemetry import set_up_logging
 
-RETRY_S = (0.05, 0.1, 0.2, 0.5)
-"""Pauses between tries while Redis or the model is away; the last one repeats."""
+CLAIMING_TAKES_S = 0.002
+"""How long making the next claim takes, until it is known."""
 SHORT_WAIT_S = 0.1
 """A wait for company up to this is slept: a quiet Redis looks at the end of a blocking wait ten times a second only."""
 HUNG = 70
@@ -41,17 +41,12 @@ log = logging.getLogger("batcher")
 
 
 class Batcher:
-    """One worker: it holds at most one claim at a time.
-
-    model_timeout_s: how long one call may take, and so how long its leases are extended.
-    """
+    """One worker: it holds one claim, and the next one shortly before the model is done with that."""
 
     def __init__(
         self,
         queue: JobQueue,
         model: ModelClient,
-        inference: Inference,
-        breaker: CircuitBreaker,
         *,
         worker_id: str,
         model_name: str,
@@ -61,74 +56,129 @@ class Batcher:
         max_solo: int,
         model_timeout_s: float,
         result_ttl_s: float,
-        estimate: BatchEstimate,
+        longest_estimate_s: float,
     ) -> None:
         self._queue = queue
         self._model = model
-        self._inference = inference
-        self._breaker = breaker
-        self._id = worker_id
         self._model_name = model_name
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
-        self._lease_s = lease_s
-        self._max_solo = max_solo
         self._model_timeout_s = model_timeout_s
-        self._result_ttl_s = result_ttl_s
-        self._estimate = estimate
-        self._state: WorkerState = "warming"
-        self._held: dict[str, ClaimedJob] = {}
-        self._held_claim = "-"
-        self._moved_on_s = 0.0
+        self._id = worker_id
+        self._estimate = BatchEstimate(cap_s=longest_estimate_s)
+        self._breaker = CircuitBreaker()
+        self._inference = Inference(
+            model,
+            model_timeout_s=model_timeout_s,
+            estimate=self._estimate,
+            breaker=self._breaker,
+            worker_id=worker_id,
+            on_hang=lambda: _exit_now(HUNG),
+        )
+        self._holding = Holding(
+            queue,
+            worker_id=worker_id,
+            lease_s=lease_s,
+            max_solo=max_solo,
+            model_timeout_s=model_timeout_s,
+            result_ttl_s=result_ttl_s,
+            describe=self._describe,
+        )
+        self._is_warm = self._is_gone = self._suspects = False
         self._block_s = 0.0
+        self._claiming_takes_s = CLAIMING_TAKES_S
+        self._begun: asyncio.Task[None] | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until told to stop; what is held then is finished first.
 
         Raises UnfitRedis or StartError where serving makes no sense.
         """
-        beating = asyncio.create_task(self._beat_forever())
+        beating = asyncio.create_task(self._holding.beat_forever())
         try:
             if await self._get_ready(stopping):
                 while not stopping.is_set():
                     await self.step(stopping)
+            if self._begun:
+                await self._begun
         finally:
             beating.cancel()
             await self.leave()
 
     async def step(self, stopping: asyncio.Event) -> None:
-        """Claim once, waiting for the bell where the last claim left nothing, and serve what was given."""
-        pause_s = self._breaker.pause_s(now_s=time.monotonic())
-        if pause_s > 0:
-            await _sleep_unless(stopping, pause_s)
-            self._block_s = 0.0  # what was given back is there already
-        claim = await self._claim(stopping)
-        if claim is None:
+        """Serve one claim; make the next one just before the model is done."""
+        serving = self._begun or await self._begin(stopping)
+        self._begun = None
+        if serving is None:
             return
-        self._block_s = claim.block_s
-        if claim.jobs:
-            async for settlements in self._inference.run(claim.jobs):
-                await self._settle(claim.id, settlements)
-        elif 0 < claim.wait_s <= SHORT_WAIT_S:
-            await asyncio.sleep(claim.wait_s)
-            self._block_s = 0.0
+        if await self._is_nearly_done(serving):
+            self._begun = await self._begin(stopping)
+        await serving
 
     async def leave(self) -> None:
         """Give back what is held, without counting it as a death, and take this worker off the list."""
-        try:
-            if self._held:
-                log.warning("%d unfinished jobs are given back", len(self._held))
-                given_back = [Settlement(job.uuid, job.api_id, "release", b"") for job in self._held.values()]
-                await self._queue.settle(self._held_claim, given_back, result_ttl_s=self._result_ttl_s)
-            self._state = "gone"
-            await self._beat()
-        except (RedisUnreachable, UnfitRedis) as exc:  # the leases end by themselves
-            log.warning("could not sign off at Redis: %s", exc.__cause__ or exc)
+        self._is_gone = True
+        await self._holding.leave()
+
+    async def _begin(self, stopping: asyncio.Event) -> asyncio.Task[None] | None:
+        """Claim, and begin to serve what was given; without another claim to serve, wait for the bell if need be."""
+        alone = self._holding.is_empty
+        if alone and (pause_s := self._breaker.pause_s(now_s=time.monotonic())) > 0:
+            await sleep_unless(stopping, pause_s)
+            self._block_s = 0.0  # what was given back is there already
+        began_s = time.monotonic()
+        claim = await self._holding.claim(
+            stopping,
+            max_batch_size=1 if self._breaker.is_open else self._max_batch_size,
+            least_s=self._estimate.value_s(now_s=began_s),
+            max_wait_s=self._max_wait_s,
+            block_s=self._block_s if alone else 0.0,
+        )
+        if claim is None:
+            return None
+        self._block_s, self._suspects = claim.block_s, claim.suspect
+        if claim.jobs:
+            if not alone:
+                self._claiming_takes_s = time.monotonic() - began_s
+            return asyncio.create_task(self._serve(claim))
+        if alone and 0 < claim.wait_s <= SHORT_WAIT_S:
+            await asyncio.sleep(claim.wait_s)
+            self._block_s = 0.0
+        return None
+
+    async def _serve(self, claim: Claim) -> None:
+        async for settlements in self._inference.run(claim.jobs):
+            await self._holding.settle(claim.id, settlements)
+
+    async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
+        """Wait until the next claim is to be made; False where this one is to be over first.
+
+        As late as possible, so that the next batch is as full as possible. A quick model is not worth it, suspects run
+        with nothing else in the process, and where batches are to wait for company they wait.
+        """
+        await asyncio.sleep(0)  # the call begins
+        wait_s = self._inference.expected_end_s - time.monotonic() - 2 * self._claiming_takes_s
+        if wait_s <= 0 or self._suspects or self._max_wait_s > 0 or self._breaker.is_open:
+            return False
+        await asyncio.wait({serving}, timeout=wait_s)
+        return not serving.done()
+
+    def _describe(self) -> Worker:
+        """Return what this worker says of itself."""
+        state: WorkerState = "idle" if self._holding.is_empty else "busy"
+        if self._is_gone:
+            state = "gone"
+        elif not self._is_warm:
+            state = "warming"
+        elif self._breaker.is_open:
+            state = "breaker_open"
+        takes = self._model.takes if self._is_warm else None
+        return Worker(self._id, state, 0.0, takes, self._estimate.value_s(now_s=time.monotonic()), self._model_name)
 
     async def _get_ready(self, stopping: asyncio.Event) -> bool:
         """Wait for Redis, then for the model; False where told to stop meanwhile."""
         waiting_for = ""
-        for pause_s in _pauses():
+        for pause_s in pauses():
             if stopping.is_set():
                 break
             try:
@@ -139,10 +189,10 @@ class Batcher:
                 if what != waiting_for:
                     log.warning("waiting for %s", what)
                 waiting_for = what
-                await _sleep_unless(stopping, pause_s)
+                await sleep_unless(stopping, pause_s)
                 continue
-            self._state = "idle"
-            await self._beat_if_possible()  # at once: the api waits for it
+            self._is_warm = True
+            await self._holding.beat_if_possible()  # at once: the api waits for it
             calm_collector()
             log.info("ready: %s takes %s, worker %s", self._model_name, self._model.takes, self._id)
             return True
@@ -158,107 +208,6 @@ class Batcher:
                 took_s,
                 self._model_timeout_s,
             )
-
-    async def _claim(self, stopping: asyncio.Event) -> Claim | None:
-        """Claim under a new id, and under the same one until a reply has come; None where told to stop first."""
-        claim_id = uuid4().hex
-        for pause_s in _pauses():
-            try:
-                claim = await self._queue.claim(
-                    claim_id,
-                    worker_id=self._id,
-                    max_batch_size=1 if self._breaker.is_open else self._max_batch_size,
-                    lease_s=self._lease_s,
-                    least_s=self._estimate.value_s(now_s=time.monotonic()),
-                    max_solo=self._max_solo,
-                    max_wait_s=self._max_wait_s,
-                    block_s=self._block_s,
-                )
-            except RedisUnreachable as exc:
-                if stopping.is_set():
-                    break
-                await self._wait_for_redis(exc, stopping, pause_s)
-                continue
-            self._hold(claim)
-            return claim
-        return None
-
-    async def _wait_for_redis(self, exc: RedisUnreachable, stopping: asyncio.Event, pause_s: float) -> None:
-        """Pause; then look whether the Redis that came back is fit.
-
-        Raises UnfitRedis.
-        """
-        if pause_s == RETRY_S[0]:
-            log.warning("waiting for Redis: %s", exc.__cause__ or exc)
-        await _sleep_unless(stopping, pause_s)
-        try:
-            await self._queue.check_fitness()
-        except RedisUnreachable:
-            return
-        log.info("Redis is back")
-        self._block_s = 0.0
-
-    def _hold(self, claim: Claim) -> None:
-        self._held = {job.uuid: job for job in claim.jobs}
-        self._held_claim = claim.id
-        self._moved_on_s = time.monotonic()
-        self._state = "busy" if claim.jobs else "idle"
-
-    async def _settle(self, claim_id: str, settlements: list[Settlement]) -> None:
-        """Settle, again and again while Redis is away and somebody may still wait for the answer."""
-        give_up_s = time.monotonic() + max(self._held[one.uuid].remaining_s for one in settlements)
-        for pause_s in _pauses():
-            try:
-                await self._queue.settle(claim_id, settlements, result_ttl_s=self._result_ttl_s)
-                break
-            except RedisUnreachable as exc:
-                if time.monotonic() > give_up_s:
-                    log.warning("%d results found no Redis in time: %s", len(settlements), exc.__cause__ or exc)
-                    break
-                await asyncio.sleep(pause_s)
-        for one in settlements:
-            del self._held[one.uuid]
-        self._moved_on_s = time.monotonic()
-
-    async def _beat_forever(self) -> None:
-        while True:
-            await self._beat_if_possible()
-            await asyncio.sleep(min(1.0, self._lease_s / 3))
-
-    async def _beat_if_possible(self) -> None:
-        try:
-            await self._beat()
-        except (RedisUnreachable, UnfitRedis) as exc:
-            log.debug("beat: %s", exc.__cause__ or exc)
-
-    async def _beat(self) -> None:
-        """Publish this worker's row; extend its leases while the running call is younger than it may become."""
-        young = time.monotonic() - self._moved_on_s < self._model_timeout_s + self._lease_s
-        serving = self._state in ("idle", "busy")
-        worker = Worker(
-            self._id,
-            "breaker_open" if serving and self._breaker.is_open else self._state,
-            0.0,
-            None if self._state == "warming" else self._model.takes,
-            self._estimate.value_s(now_s=time.monotonic()),
-            self._model_name,
-        )
-        uuids = list(self._held) if young else []
-        await self._queue.beat(worker, lease_s=self._lease_s, claim_id=self._held_claim, uuids=uuids)
-
-
-def _pauses() -> Iterable[float]:
-    yield from RETRY_S
-    while True:
-        yield RETRY_S[-1]
-
-
-async def _sleep_unless(stopping: asyncio.Event, pause_s: float) -> None:
-    try:
-        async with asyncio.timeout(pause_s):
-            await stopping.wait()
-    except TimeoutError:
-        pass
 
 
 def _exit_now(code: int) -> NoReturn:
@@ -293,23 +242,10 @@ async def serve(settings: Settings, model: ModelClient) -> None:
 
 
 def _assemble(settings: Settings, queue: JobQueue, model: ModelClient) -> Batcher:
-    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}"
-    estimate = BatchEstimate(cap_s=settings.request_timeout_s / 2)
-    breaker = CircuitBreaker()
-    inference = Inference(
-        model,
-        model_timeout_s=settings.model_timeout_s,
-        estimate=estimate,
-        breaker=breaker,
-        worker_id=worker_id,
-        on_hang=lambda: _exit_now(HUNG),
-    )
     return Batcher(
         queue,
         model,
-        inference,
-        breaker,
-        worker_id=worker_id,
+        worker_id=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}",
         model_name=settings.model,
         max_batch_size=settings.max_batch_size,
         max_wait_s=settings.max_wait_s,
@@ -317,7 +253,7 @@ def _assemble(settings: Settings, queue: JobQueue, model: ModelClient) -> Batche
         max_solo=settings.max_solo,
         model_timeout_s=settings.model_timeout_s,
         result_ttl_s=settings.result_ttl_s,
-        estimate=estimate,
+        longest_estimate_s=settings.request_timeout_s / 2,
     )
 
 

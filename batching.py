@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from records import ClaimedJob
 
 REMEMBERED_BATCHES = 32
+REMEMBERED_ALIKE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,13 @@ class BatchEstimate:
     def __init__(self, *, cap_s: float) -> None:
         self._cap_s = cap_s
         self._last: deque[float] = deque(maxlen=REMEMBERED_BATCHES)
+        self._alike: dict[int, deque[float]] = {}
         self._seen_at_s = 0.0
 
-    def add(self, batch_s: float, *, now_s: float) -> None:
+    def add(self, batch_s: float, *, size: int, now_s: float) -> None:
         """Remember a batch that has just ended."""
         self._last.append(batch_s)
+        self._alike.setdefault(size.bit_length(), deque(maxlen=REMEMBERED_ALIKE)).append(batch_s)
         self._seen_at_s = now_s
 
     def value_s(self, *, now_s: float) -> float:
@@ -79,3 +82,7 @@ class BatchEstimate:
             return 0.0
         silent_s = max(0.0, now_s - self._seen_at_s)
         return min(*self._last, self._cap_s) * 0.5 ** int(silent_s)
+
+    def least_s(self, size: int) -> float:
+        """Return the least that the last batches of about this size took; 0 where there was none."""
+        return min(self._alike.get(size.bit_length(), (0.0,)))

@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         validation_alias="REDIS_URL",
         description="Where Redis or Valkey (6.2 or later) listens; `unix://` paths too.",
     )
-    redis_timeout_s: Seconds = Field(2.0, ge=0.2, description="How long Redis may be silent when it is asked something.")
+    redis_timeout_s: Seconds = Field(
+        2.0, ge=0.2, description="How long Redis may be silent when it is asked something."
+    )
     queue_name: str = Field(
         "default",
         description="The queue in Redis; services with different models on one Redis need different names.",

@@ -29,6 +29,16 @@ MOST_GUILTY = 4
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a call said of each job of a batch; predictions: None where its jobs are given back."""
+
+    batch: Batch
+    predictions: Sequence[object] | None
+    started_s: float
+    ended_s: float
+
+
 @dataclass(slots=True)
 class _Trial:
     """What is known of a batch while its parts are run."""
@@ -45,7 +55,7 @@ class _Trial:
 
 
 class Inference:
-    """Runs jobs in batches, one model call at a time.
+    """Runs jobs in batches, one model call at a time; a claim may be prepared while another is with the model.
 
     model_timeout_s: after this a call to a remote model is cut. A thread cannot be, so where a model in this process
     hangs, `on_hang` ends the process and its leases run out.
@@ -67,6 +77,9 @@ class Inference:
         self._breaker = breaker
         self._worker_id = worker_id
         self._on_hang = on_hang
+        self._turn = asyncio.Lock()
+        self.expected_end_s = 0.0
+        """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> AsyncIterator[list[Settlement]]:
         """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call."""
@@ -77,50 +90,54 @@ class Inference:
         for batch in group(runnable):
             trial, todo = _Trial(claimed_s), [batch]
             while todo:
-                part, late = in_time(todo.pop(), time.monotonic() - claimed_s)
-                settlements = late + (await self._run(part, todo, trial) if part.jobs else [])
+                async with self._turn:
+                    part, settlements = in_time(todo.pop(), time.monotonic() - claimed_s)
+                    outcome = await self._run(part, todo, trial) if part.jobs else None
+                if outcome:
+                    await asyncio.sleep(0)  # the next batch, where one waits, is with the model while this is written
+                    settlements += self._settled(outcome, trial)
                 if settlements:
                     yield settlements
 
-    async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> list[Settlement]:
+    async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> _Outcome | None:
         """Call the model, or put the halves of a batch that fails to what is to do.
 
         That takes at most 2 log2(n) further calls for each guilty job.
         """
-        if trial.hopeless:
-            return self._settled(batch, [trial.hopeless] * len(batch.jobs), trial, time.monotonic())
-        if self._breaker.pause_s(now_s=time.monotonic()) > 0:
-            return given_back(batch)
         started_s = time.monotonic()
-        predictions: Sequence[object]
-        try:
-            predictions = await self._call_model(batch)
-        except ModelUnavailable as exc:
-            log.info("a batch of %d found no model: %s", len(batch.jobs), exc)
-            if self._breaker.failed(now_s=time.monotonic()):
-                return given_back(batch)
-            predictions = [exc] * len(batch.jobs)
-        except Exception as exc:
-            log.warning("a batch of %d failed", len(batch.jobs), exc_info=None if trial.error else exc)
-            self._breaker.answered()
-            trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
-            if len(batch.jobs) > 1:
-                todo += reversed(batch.halves())
-                return []
-            trial.guilty += 1
-            predictions = [trial.error]
-        else:
-            self._breaker.answered()
-            trial.works = True
-            now_s = time.monotonic()
-            self._estimate.add(now_s - started_s, now_s=now_s)
-        return self._settled(batch, predictions, trial, started_s)
+        predictions: Sequence[object] | None = None
+        if trial.hopeless:
+            predictions = [trial.hopeless] * len(batch.jobs)
+        elif self._breaker.pause_s(now_s=started_s) == 0:
+            try:
+                predictions = await self._call_model(batch)
+            except ModelUnavailable as exc:
+                log.info("a batch of %d found no model: %s", len(batch.jobs), exc)
+                if not self._breaker.failed(now_s=time.monotonic()):
+                    predictions = [exc] * len(batch.jobs)
+            except Exception as exc:
+                log.warning("a batch of %d failed", len(batch.jobs), exc_info=None if trial.error else exc)
+                self._breaker.answered()
+                trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
+                if len(batch.jobs) > 1:
+                    todo += reversed(batch.halves())
+                    return None
+                trial.guilty += 1
+                predictions = [trial.error]
+            else:
+                self._breaker.answered()
+                trial.works = True
+                now_s = time.monotonic()
+                self._estimate.add(now_s - started_s, size=len(batch.jobs), now_s=now_s)
+        return _Outcome(batch, predictions, started_s, time.monotonic())
 
     async def _call_model(self, batch: Batch) -> Sequence[object]:
         """Call the model within its time.
 
         Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
         """
+        least_s = self._estimate.least_s(len(batch.jobs))
+        self.expected_end_s = time.monotonic() + least_s if least_s else 0.0
         try:
             async with asyncio.timeout(self._model_timeout_s) as limit:
                 predictions = await self._model.predict(batch.images)
@@ -141,13 +158,13 @@ class Inference:
             raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(batch.jobs)} images")
         return predictions
 
-    def _settled(
-        self, batch: Batch, predictions: Sequence[object], trial: _Trial, started_s: float
-    ) -> list[Settlement]:
-        model_s, waited_s = time.monotonic() - started_s, started_s - trial.claimed_s
-        size, batch_id = len(batch.jobs), uuid4().hex[:12]
-        log.debug("batch %s of %d took %.4f s", batch_id, size, model_s)
+    def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
+        if outcome.predictions is None:
+            return given_back(outcome.batch)
+        model_s, waited_s = outcome.ended_s - outcome.started_s, outcome.started_s - trial.claimed_s
+        jobs, batch_id = outcome.batch.jobs, uuid4().hex[:12]
+        log.debug("batch %s of %d took %.4f s", batch_id, len(jobs), model_s)
         return [
-            settled(job, prediction, Timing(job.queued_s + waited_s, model_s, size, batch_id, self._worker_id))
-            for job, prediction in zip(batch.jobs, predictions, strict=True)
+            settled(job, prediction, Timing(job.queued_s + waited_s, model_s, len(jobs), batch_id, self._worker_id))
+            for job, prediction in zip(jobs, outcome.predictions, strict=True)
         ]

@@ -65,12 +65,13 @@ class Intake:
         if not isinstance(upload, bytes):
             if takes.accepts == "encoded":
                 raise InvalidImage("this model takes image files, not tensors")
-            dtype = np.dtype(takes.dtype)
-            if upload.shape != takes.shape or upload.dtype.newbyteorder("=") != dtype:
+            if upload.shape != takes.shape or (
+                upload.dtype != takes.dtype and upload.dtype.newbyteorder("=") != takes.dtype
+            ):
                 raise InvalidImage(
                     f"the tensor is {upload.dtype} {upload.shape}; this model takes {takes.dtype} {takes.shape}"
                 )
-            return tensor_payload(uuid, np.ascontiguousarray(upload, dtype=dtype))
+            return tensor_payload(uuid, np.ascontiguousarray(upload, dtype=takes.dtype))
         if takes.accepts == "encoded":
             images.check(upload, formats=self._formats, max_pixels=self._max_pixels)
             return encoded_payload(uuid, upload)

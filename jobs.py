@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import wraps
 from hashlib import sha256
 from secrets import token_bytes
@@ -210,20 +210,31 @@ class JobQueue:
         max_solo: int,
         max_wait_s: float,
         block_s: float,
+        holding: bool = False,
     ) -> Claim:
         """Lease a share of the oldest jobs, waiting up to `block_s` for the bell first.
 
         least_s: a job with less time left than this comes with the verdict "expired".
+        holding: the worker holds jobs already; then it gets none that ever died, and none while another is idle.
         A claim whose reply was lost must be asked for again with the same id: it then gets the same jobs.
         """
         keys = [f"{self._prefix}claim:{claim_id}"]
-        arguments = [max_batch_size, _ms(lease_s), claim_id, _ms(least_s), max_solo, worker_id, 0, INLINE_BYTES]
+        arguments = [
+            max_batch_size,
+            _ms(lease_s),
+            claim_id,
+            _ms(least_s),
+            max_solo,
+            worker_id,
+            int(holding),
+            INLINE_BYTES,
+        ]
         arguments.append(_ms(max_wait_s))
         block_s = min(block_s, self._longest_block_s)
         bell = ("BLPOP", self._bell, block_s) if block_s > 0 else ()
-        left, lease_end, wait, *rows = await self._run("claim", keys, arguments, after=bell, longer_s=block_s)
+        left, lease_end, wait, suspect, *rows = await self._run("claim", keys, arguments, after=bell, longer_s=block_s)
         jobs = await self._with_payloads(rows)
-        return Claim(claim_id, jobs, left, lease_end / 1000 if lease_end >= 0 else None, wait / 1000)
+        return Claim(claim_id, jobs, left, lease_end / 1000 if lease_end >= 0 else None, wait / 1000, bool(suspect))
 
     @_checked
     async def settle(self, claim_id: str, settlements: Sequence[Settlement], *, result_ttl_s: float) -> int:
@@ -236,11 +247,15 @@ class JobQueue:
         return sum(await self._run("settle", keys, arguments))
 
     @_checked
-    async def beat(self, worker: Worker, *, lease_s: float, claim_id: str, uuids: Sequence[str]) -> list[bool]:
-        """Publish a worker's row and extend the leases of one claim; return per job whether it is still its own."""
+    async def beat(self, worker: Worker, *, lease_s: float, held: Mapping[str, Iterable[str]]) -> list[bool]:
+        """Publish a worker's row and extend its leases; return per job whether it is still its own.
+
+        held: the UUIDs of the jobs of each claim.
+        """
         arguments: list[Any] = [worker.id, worker.state, worker.row(), _ms(lease_s)]
-        for uuid in uuids:
-            arguments += (claim_id, uuid)
+        for claim_id, uuids in held.items():
+            for uuid in uuids:
+                arguments += (claim_id, uuid)
         _live, *own = await self._run("beat", [], arguments)
         return [bool(word) for word in own]
 

@@ -67,6 +67,7 @@ class Claim:
 
     lease_end_s: until the next lease of anybody ends, None where there is none.
     wait_s: how long the oldest job may still wait for a fuller batch; 0: not at all.
+    suspect: its jobs were with a worker that died: nothing else may be in the process that runs them.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Claim:
     left: int
     lease_end_s: float | None
     wait_s: float
+    suspect: bool
 
     @property
     def block_s(self) -> float:
@@ -178,8 +180,12 @@ class Worker:
 
 def tensor_payload(uuid: str, tensor: NDArray[Any]) -> bytes:
     """Return a C-contiguous tensor as a job's payload."""
-    shape = ",".join(map(str, tensor.shape))
-    return b"".join((f"{uuid} tensor {tensor.dtype.str} {shape}\n".encode(), tensor.data))
+    return b"".join((uuid.encode(), _tensor_header(tensor.dtype, tensor.shape), tensor.data))
+
+
+@lru_cache(maxsize=256)
+def _tensor_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    return f" tensor {dtype.str} {','.join(map(str, shape))}\n".encode()
 
 
 def encoded_payload(uuid: str, image: bytes) -> bytes:

@@ -3,15 +3,16 @@
 --
 -- KEYS 12 what this claim was given: UUID and verdict of each job
 -- ARGV 1 n   2 lease ms   3 claim id   4 least remaining ms   5 max_solo   6 worker id   7 is it holding jobs (0, 1)
+--        (1: only jobs that never died, and none while others are idle)
 --      8 longest payload that is handed over inline, in bytes   9 ms the oldest job may wait for a fuller batch
--- Returns jobs left in line, ms until the next lease ends (-1: none), ms to wait for a fuller batch (0: do not), then
--- per job {uuid, verdict run | expired | poison, remaining ms, ms since submitted, api id, last error code,
+-- Returns jobs left in line, ms until the next lease ends (-1: none), ms to wait for a fuller batch (0: do not), whether
+-- its jobs have died before (0, 1), then per job {uuid, verdict run | expired | poison, remaining ms, ms since submitted, api id, last error code,
 -- payload or nil: fetch it by HMGET}.
 -- Cost: O(jobs given + leases ended).
 -- Safe to repeat: the same claim id gives what is left of the same batch for 60 s; after that its leases have ended.
 local n, lease_ms, claim, least, max_solo = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local worker, holding, inline, max_wait = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8]), tonumber(ARGV[9])
-local reply, given = {0, -1, 0}, {}
+local reply, given = {0, -1, 0, 0}, {}
 
 -- Their payloads ride along, unless they are long.
 local function hand_over(uuids, verdicts, rows)
@@ -46,6 +47,7 @@ if mine then                                                               -- th
     if row and row.claim == claim then
       row.bytes, row.deadline = redis.call('HSTRLEN', DATA, uuid), redis.call('ZSCORE', DEADLINES, uuid)
       uuids[#uuids + 1], verdicts[#verdicts + 1], rows[#rows + 1] = uuid, verdict, row
+      if row.deaths > 0 then reply[4] = 1 end
     end
   end
   hand_over(uuids, verdicts, rows)
@@ -65,6 +67,7 @@ count('leases_ended', #ended)
 redis.call('ZREMRANGEBYSCORE', IDLE, '-inf', now - 2500)
 local in_line, others_idle = redis.call('LLEN', PENDING), redis.call('ZCARD', IDLE)
 local want = math.min(n, math.ceil(in_line / (others_idle + 1)))
+if holding and others_idle > 0 then want = 0 end
 if max_wait > 0 and not holding then
   if in_line >= n then want = n                                            -- a full batch was waited for
   elseif in_line > 0 then
@@ -106,6 +109,7 @@ while not full and #uuids < want + 64 do
 end
 if looked > 0 then redis.call('LTRIM', PENDING, looked, -1) end
 forget(torn)                                                               -- what is left of them in Redis goes too
+if (class or 0) > 0 then reply[4] = 1 end
 if running == 1 and not holding then last_running.alone = 1 end            -- if its worker dies now, it was this job
 
 local leases, meta, lease_end = {}, {}, tostring(now + lease_ms)             -- or it would be written out for each job

@@ -29,7 +29,7 @@ async def the_same_claim_gets_what_is_left_of_its_jobs(scene: Scene) -> None:
     await scene.submit(request(*(job() for _ in range(4))))
     first = await scene.claim(claim_id="repeated", n=3)
     await scene.queue.drop([first.jobs[0].uuid])
-    await scene.release(Claim("repeated", first.jobs[1:2], 0, None, 0.0))
+    await scene.release(Claim("repeated", first.jobs[1:2], 0, None, 0.0, suspect=False))
 
     again = await scene.claim(claim_id="repeated")
 
@@ -85,6 +85,44 @@ async def a_job_given_back_after_it_was_alone_is_not_suspected(scene: Scene) -> 
     await scene.crash(n=8)
 
     assert [one.verdict for one in (await scene.claim(n=16, max_solo=1)).jobs] == ["run", "run"]
+
+
+async def who_holds_jobs_gets_none_that_ever_died(scene: Scene) -> None:
+    await scene.take(2, crash=True)
+    await scene.submit(request(job()))
+
+    ahead = await scene.claim(n=16, holding=True)
+    suspects = await scene.claim(n=16)
+
+    assert ahead.jobs == ()
+    assert (len(suspects.jobs), suspects.suspect) == (2, True)
+    assert (await scene.claim(claim_id=suspects.id)).suspect
+    assert not (await scene.claim(holding=True)).suspect
+
+
+async def who_holds_jobs_gets_none_while_another_is_idle(scene: Scene) -> None:
+    await scene.claim("idle")
+    await scene.submit(request(job(), job()))
+
+    assert (await scene.claim("busy", holding=True)).jobs == ()
+    assert len((await scene.claim("idle")).jobs) == 2
+
+
+async def a_job_claimed_beside_others_was_not_alone(scene: Scene) -> None:
+    await scene.submit(request(job()))
+    ahead = await scene.claim(holding=True, lease_s=SHORT_S)
+    await let_pass(scene.redis, SHORT_S)
+
+    again = await scene.claim(max_solo=1)
+
+    assert [(one.uuid, one.verdict) for one in again.jobs] == [(ahead.jobs[0].uuid, "run")]
+
+
+async def who_holds_jobs_and_gets_none_is_not_idle(scene: Scene) -> None:
+    await scene.claim("busy", holding=True)
+    await scene.submit(request(job(), job()))
+
+    assert len((await scene.claim("other")).jobs) == 2
 
 
 async def what_cannot_finish_in_time_is_not_run_and_takes_nobodys_place(scene: Scene) -> None:

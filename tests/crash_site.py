@@ -63,7 +63,7 @@ class Site:
         """Have an api that starts now see a worker, which will claim nothing."""
         queue = JobQueue(f"unix://{self.stack.folder}/redis.sock", name="default", timeout_s=10)
         worker = Worker("onlooker", "idle", 0.0, ModelInput((32, 32, 3)), 0.0, "simulated")
-        await queue.beat(worker, lease_s=LEASE_S, claim_id="-", uuids=[])
+        await queue.beat(worker, lease_s=LEASE_S, held={})
         await queue.close()
 
     async def asked(self, count: int, **headers: str) -> list[Asked]:

@@ -75,7 +75,9 @@ class QueueDriver:
             self.let_pass()
         return admissions[0]
 
-    def claim(self, claim_id: str, *, worker: str = "a", n: int = BATCH_SIZE, crash: bool = False) -> Claim:
+    def claim(
+        self, claim_id: str, *, worker: str = "a", n: int = BATCH_SIZE, crash: bool = False, holding: bool = False
+    ) -> Claim:
         """Claim; after a crash the lease has ended when this returns."""
         claim = self.do(
             lambda: self.queue.claim(
@@ -87,6 +89,7 @@ class QueueDriver:
                 max_solo=MAX_SOLO,
                 max_wait_s=0.0,
                 block_s=0.0,
+                holding=holding,
             )
         )
         if crash:
@@ -96,7 +99,7 @@ class QueueDriver:
     def beat(self, claim_id: str, uuids: Sequence[str], *, crash: bool, lost: bool) -> list[bool]:
         worker = Worker("a", "busy", 0.0, None, 0.0, "digits")
         lease_s = SHORT_S if crash else LONG_S
-        own = self.do(lambda: self.queue.beat(worker, lease_s=lease_s, claim_id=claim_id, uuids=uuids), lost=lost)
+        own = self.do(lambda: self.queue.beat(worker, lease_s=lease_s, held={claim_id: uuids}), lost=lost)
         if crash:
             self.let_pass()
         return own

@@ -82,13 +82,15 @@ class QueueModel:
                 one.solo += one.alone
                 one.put_back()
 
-    def give(self, claim: Claim, *, max_batch_size: int, ended: bool) -> None:
+    def give(self, claim: Claim, *, max_batch_size: int, ended: bool, holding: bool) -> None:
         """Look whether a new claim was allowed to get what it got; then it has it."""
         self.collect_ended_leases()
         waiting = {uuid: one for uuid, one in self.known.items() if one.state == "waiting"}
         given = [job.uuid for job in claim.jobs]
         assert set(given) <= waiting.keys(), "a job was given that another owns, or that is not in the queue"
-        assert bool(given) == bool(waiting), "jobs wait and none was given"
+        assert holding or bool(given) == bool(waiting), "jobs wait and none was given"
+        assert claim.suspect == any(waiting[job.uuid].deaths for job in claim.jobs if job.verdict == "run")
+        assert not (holding and claim.suspect), "suspects were given to who holds jobs"
         assert claim.left == len(waiting) - len(given)
         for job in claim.jobs:
             one = waiting[job.uuid]
@@ -100,7 +102,7 @@ class QueueModel:
         for uuid in given:
             one = waiting[uuid]
             one.state, one.fresh, one.claim_id, one.ended = "leased", False, claim.id, ended
-            one.alone = running == [uuid]
+            one.alone = running == [uuid] and not holding
 
     def _check_order(self, given: list[str], waiting: dict[str, Known]) -> None:
         """Look whether what came back stands at the head, and behind it who came first."""

@@ -86,7 +86,7 @@ class Scene(Line):
     ) -> list[bool]:
         row = Worker(worker, state, 0.0, None, 0.0, "digits")
         uuids = [one.uuid for one in claim.jobs] if claim else []
-        return await self.queue.beat(row, lease_s=lease_s, claim_id=claim.id if claim else "-", uuids=uuids)
+        return await self.queue.beat(row, lease_s=lease_s, held={claim.id if claim else "-": uuids})
 
     async def polled(self, claim: Claim) -> list[str | Progress]:
         """Return each job's prediction as it stands in its result, or what is known of it."""

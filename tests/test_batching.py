@@ -100,7 +100,7 @@ def estimate(*batches_s: float, cap_s: float = 10.0) -> BatchEstimate:
     """Return an estimate that has seen these batches, all at 100 s."""
     seen = BatchEstimate(cap_s=cap_s)
     for batch_s in batches_s:
-        seen.add(batch_s, now_s=100)
+        seen.add(batch_s, size=1, now_s=100)
     return seen
 
 
@@ -117,7 +117,7 @@ def test_a_fast_batch_is_forgotten_after_as_many_others_as_are_remembered() -> N
     seen = estimate(0.1, *[2.0] * (REMEMBERED_BATCHES - 1))
     before = seen.value_s(now_s=100)
 
-    seen.add(2.0, now_s=100)
+    seen.add(2.0, size=1, now_s=100)
 
     assert (before, seen.value_s(now_s=100)) == (0.1, 2.0)
 
@@ -136,6 +136,14 @@ def test_each_second_without_a_batch_halves_the_estimate(silent_s: float, expect
 def test_a_new_batch_ends_the_halving() -> None:
     seen = estimate(8)
 
-    seen.add(9, now_s=105)
+    seen.add(9, size=1, now_s=105)
 
     assert seen.value_s(now_s=105) == 8
+
+
+def test_batches_of_about_a_size_tell_what_the_next_one_takes_at_least() -> None:
+    seen = estimate(1, 2)
+    for batch_s in (9, 7, 8, 8, 8):
+        seen.add(batch_s, size=31, now_s=100)
+
+    assert [seen.least_s(size) for size in (1, 2, 16, 20, 32)] == [1, 0, 7, 7, 0]

@@ -117,6 +117,7 @@ class Line:
         max_solo: int = 3,
         max_wait_s: float = 0.0,
         block_s: float = 0.0,
+        holding: bool = False,
     ) -> Claim:
         return await self.queue.claim(
             claim_id or uuid4().hex,
@@ -127,6 +128,7 @@ class Line:
             max_solo=max_solo,
             max_wait_s=max_wait_s,
             block_s=block_s,
+            holding=holding,
         )
 
     async def settle(self, claim: Claim, value: bytes | None = None) -> int:

@@ -147,7 +147,7 @@ class Crew:
     async def _beat(queue: JobQueue, worker_id: str, state: WorkerState, claim: Claim | None = None) -> None:
         worker = Worker(worker_id, state, 0.0, None, 0.0, "digits")
         uuids = [one.uuid for one in claim.jobs] if claim else []
-        await queue.beat(worker, lease_s=LEASE_S, claim_id=claim.id if claim else "-", uuids=uuids)
+        await queue.beat(worker, lease_s=LEASE_S, held={claim.id if claim else "-": uuids})
 
 
 @asynccontextmanager

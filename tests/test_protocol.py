@@ -71,11 +71,11 @@ class Processes(RuleBasedStateMachine):
         jobs = self.requests[-1 - which % len(self.requests)]
         self._submit(jobs, kept=kept, late=False, max_depth=DEPTH, max_results=100, batch_s=0.0, lost=lost)
 
-    @rule(worker=st.sampled_from("abc"), n=st.sampled_from([1, 2, BATCH_SIZE, 16]), crash=flag, lost=flag)
-    def claim(self, worker: str, n: int, *, crash: bool, lost: bool) -> None:
+    @rule(worker=st.sampled_from("abc"), n=st.sampled_from([1, 2, BATCH_SIZE, 16]), crash=flag, lost=flag, holding=flag)
+    def claim(self, worker: str, n: int, *, crash: bool, lost: bool, holding: bool) -> None:
         claim_id = self._next("claim")
-        claim = self.driver.claim(claim_id, worker=worker, n=n, crash=crash)
-        self.model.give(claim, max_batch_size=n, ended=crash)
+        claim = self.driver.claim(claim_id, worker=worker, n=n, crash=crash, holding=holding)
+        self.model.give(claim, max_batch_size=n, ended=crash, holding=holding)
         if lost and claim.jobs:
             self._claim_again(claim_id)
 
@@ -138,7 +138,7 @@ class Processes(RuleBasedStateMachine):
         while self.model.depth:
             for claim_id in list(self.model.claims):
                 self._settle(claim_id, [uuid for uuid, _verdict in self.model.held(claim_id)], "ok")
-            self.claim("a", BATCH_SIZE, crash=False, lost=False)
+            self.claim("a", BATCH_SIZE, crash=False, lost=False, holding=False)
         self.the_queue_is_whole_and_answers_as_it_must()
 
     def _look_at_the_bell(self) -> None:

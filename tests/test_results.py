@@ -196,7 +196,7 @@ async def test_readiness_names_what_is_missing(desk: Desk) -> None:
         await asyncio.sleep(0.06)
 
     worker = Worker("worker", "idle", 0.0, TAKES_ANY(None), 0.25, "digits")
-    await desk.queue.beat(worker, lease_s=1, claim_id="-", uuids=[])
+    await desk.queue.beat(worker, lease_s=1, held={})
     await fresh.look()
 
     assert ["Redis" in missing[0], "batcher" in missing[1]] == [True, True]

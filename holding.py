@@ -1,0 +1,170 @@
+"""One worker's side of the queue: what it claims, keeps, settles and gives back, whatever Redis does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from uuid import uuid4
+
+from errors import RedisUnreachable, UnfitRedis
+from jobs import JobQueue
+from records import Claim, ClaimedJob, Settlement, Worker
+
+RETRY_S = (0.05, 0.1, 0.2, 0.5)
+"""Pauses between tries while Redis or the model is away; the last one repeats."""
+
+log = logging.getLogger(__name__)
+
+
+class Holding:
+    """What one worker holds, claim by claim.
+
+    model_timeout_s: how long its leases are extended while nothing is settled. describe: gives the worker's row.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        *,
+        worker_id: str,
+        lease_s: float,
+        max_solo: int,
+        model_timeout_s: float,
+        result_ttl_s: float,
+        describe: Callable[[], Worker],
+    ) -> None:
+        self._queue = queue
+        self._worker_id = worker_id
+        self._lease_s = lease_s
+        self._max_solo = max_solo
+        self._model_timeout_s = model_timeout_s
+        self._result_ttl_s = result_ttl_s
+        self._describe = describe
+        self._held: dict[str, dict[str, ClaimedJob]] = {}
+        self._moved_on_s = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no job."""
+        return not self._held
+
+    async def claim(
+        self, stopping: asyncio.Event, *, max_batch_size: int, least_s: float, max_wait_s: float, block_s: float
+    ) -> Claim | None:
+        """Claim under a new id, and under the same one until a reply has come; None where told to stop first.
+
+        Raises UnfitRedis where the Redis that came back is none to work with.
+        """
+        claim_id, holding = uuid4().hex, not self.is_empty
+        for pause_s in pauses():
+            try:
+                claim = await self._queue.claim(
+                    claim_id,
+                    worker_id=self._worker_id,
+                    max_batch_size=max_batch_size,
+                    lease_s=self._lease_s,
+                    least_s=least_s,
+                    max_solo=self._max_solo,
+                    max_wait_s=max_wait_s,
+                    block_s=block_s,
+                    holding=holding,
+                )
+            except RedisUnreachable as exc:
+                if stopping.is_set():
+                    break
+                await self._wait_for_redis(exc, stopping, pause_s)
+                block_s = 0.0
+                continue
+            if claim.jobs:
+                self._take(claim)
+            return claim
+        return None
+
+    def _take(self, claim: Claim) -> None:
+        if self.is_empty:
+            self._moved_on_s = time.monotonic()
+        self._held[claim.id] = {job.uuid: job for job in claim.jobs}
+
+    async def _wait_for_redis(self, exc: RedisUnreachable, stopping: asyncio.Event, pause_s: float) -> None:
+        """Pause; then look whether the Redis that came back is fit.
+
+        Raises UnfitRedis.
+        """
+        if pause_s == RETRY_S[0]:
+            log.warning("waiting for Redis: %s", exc.__cause__ or exc)
+        await sleep_unless(stopping, pause_s)
+        try:
+            await self._queue.check_fitness()
+        except RedisUnreachable:
+            return
+        log.info("Redis is back")
+
+    async def settle(self, claim_id: str, settlements: Sequence[Settlement]) -> None:
+        """Settle, again and again while Redis is away and somebody may still wait for the answer."""
+        jobs = self._held[claim_id]
+        give_up_s = time.monotonic() + max(jobs[one.uuid].remaining_s for one in settlements)
+        for pause_s in pauses():
+            try:
+                await self._queue.settle(claim_id, settlements, result_ttl_s=self._result_ttl_s)
+                break
+            except RedisUnreachable as exc:
+                if time.monotonic() > give_up_s:
+                    log.warning("%d results found no Redis in time: %s", len(settlements), exc.__cause__ or exc)
+                    break
+                await asyncio.sleep(pause_s)
+        for one in settlements:
+            del jobs[one.uuid]
+        if not jobs:
+            del self._held[claim_id]
+        self._moved_on_s = time.monotonic()
+
+    async def beat_forever(self) -> None:
+        """Say that this worker lives and extend its leases, until cancelled."""
+        while True:
+            await self.beat_if_possible()
+            await asyncio.sleep(min(1.0, self._lease_s / 3))
+
+    async def beat_if_possible(self) -> None:
+        """Beat once; a Redis that is away hears the next one."""
+        try:
+            await self._beat()
+        except (RedisUnreachable, UnfitRedis) as exc:
+            log.debug("beat: %s", exc.__cause__ or exc)
+
+    async def _beat(self) -> None:
+        """Publish the worker's row; extend its leases while the running call is younger than it may become."""
+        young = time.monotonic() - self._moved_on_s < self._model_timeout_s + self._lease_s
+        held = {claim_id: tuple(jobs) for claim_id, jobs in self._held.items()} if young else {}
+        await self._queue.beat(self._describe(), lease_s=self._lease_s, held=held)
+
+    async def leave(self) -> None:
+        """Give back what is held, without counting it as a death, and take this worker off the list.
+
+        Its row must say that it is gone.
+        """
+        try:
+            for claim_id, jobs in list(self._held.items()):
+                log.warning("%d unfinished jobs are given back", len(jobs))
+                given_back = [Settlement(job.uuid, job.api_id, "release", b"") for job in jobs.values()]
+                await self._queue.settle(claim_id, given_back, result_ttl_s=self._result_ttl_s)
+            await self._beat()
+        except (RedisUnreachable, UnfitRedis) as exc:  # the leases end by themselves
+            log.warning("could not sign off at Redis: %s", exc.__cause__ or exc)
+
+
+def pauses() -> Iterable[float]:
+    """Yield how long to pause after each try."""
+    yield from RETRY_S
+    while True:
+        yield RETRY_S[-1]
+
+
+async def sleep_unless(stopping: asyncio.Event, pause_s: float) -> None:
+    """Sleep, but not on when told to stop."""
+    try:
+        async with asyncio.timeout(pause_s):
+            await stopping.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,122 @@
+"""A batcher claims its next batch shortly before the model is done with this one, and holds nothing beside suspects."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from numpy.typing import NDArray
+
+from batcher import Batcher
+from inputs import ModelInput
+from model_client import InProcess
+from models.scaling import Scaling
+from records import Progress, Result
+from tests import test_jobs
+from tests.scene import Scene, opened
+from tests.test_jobs import job, request
+
+server = test_jobs.server
+pytestmark = pytest.mark.parametrize("server", list(test_jobs.SERVERS)[-1:], indirect=True)
+CALL_S = 0.05
+SIZE = 8
+
+
+@dataclass
+class Model:
+    """Takes CALL_S a batch; remembers from when to when."""
+
+    calls: list[tuple[float, float]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    at_end: Callable[[], None] = lambda: None
+
+    def predict(self, batch: NDArray[Any]) -> Sequence[object]:
+        began_s = time.monotonic()
+        time.sleep(CALL_S)
+        self.at_end()
+        self.sizes.append(len(batch))
+        self.calls.append((began_s, time.monotonic()))
+        return [0] * len(batch)
+
+
+@pytest.fixture
+async def scene(server: str) -> AsyncIterator[Scene]:
+    async with opened(server) as scene:
+        yield scene
+
+
+def batcher_of(scene: Scene, model: Model) -> Batcher:
+    return Batcher(
+        scene.queue,
+        InProcess(model.predict, takes=ModelInput((2,)), scaling=Scaling(), warm_up=lambda: None),
+        worker_id=uuid4().hex,
+        model_name="test",
+        max_batch_size=SIZE,
+        max_wait_s=0.0,
+        lease_s=2.0,
+        max_solo=3,
+        model_timeout_s=5.0,
+        result_ttl_s=60.0,
+        longest_estimate_s=5.0,
+    )
+
+
+async def until_depth(scene: Scene, depth: int) -> None:
+    end_s = time.monotonic() + 10
+    while await scene.queue.depth() > depth:
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.005)
+
+
+async def test_the_model_gets_its_next_batch_at_once(scene: Scene) -> None:
+    model, stopping = Model(), asyncio.Event()
+    await scene.submit(request(*(job() for _ in range(12 * SIZE))))
+    running = asyncio.create_task(batcher_of(scene, model).run(stopping))
+    await until_depth(scene, 0)
+    stopping.set()
+    await running
+    gaps_s = [begin_s - end_s for (_, end_s), (begin_s, _) in zip(model.calls, model.calls[1:], strict=False)]
+
+    assert model.sizes == [SIZE] * 12
+    assert median(gaps_s[2:]) < 0.003, gaps_s
+
+
+async def test_who_is_told_to_stop_finishes_what_it_claimed_ahead(scene: Scene) -> None:
+    model, stopping = Model(), asyncio.Event()
+    mine = [job() for _ in range(6 * SIZE)]
+    await scene.submit(request(*mine))
+    running = asyncio.create_task(batcher_of(scene, model).run(stopping))
+    await until_depth(scene, 3 * SIZE)
+    await asyncio.sleep(0.9 * CALL_S)  # so it has claimed ahead, or is about to
+    stopping.set()
+    await running
+    answers = await scene.queue.poll([one.uuid for one in mine])
+
+    assert len([one for one in answers if isinstance(one, Result)]) == sum(model.sizes)
+    assert answers.count(Progress.WORKING) == 6 * SIZE - sum(model.sizes)
+    assert await scene.ask("ZCARD leases") == 0
+
+
+async def test_suspects_run_with_nothing_else_in_the_process(scene: Scene) -> None:
+    leased: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        leased.append(asyncio.run_coroutine_threadsafe(scene.ask("ZCARD leases"), loop).result(5))
+
+    model, stopping = Model(at_end=look), asyncio.Event()
+    await scene.take(3, crash=True)
+    await scene.submit(request(*(job() for _ in range(2 * SIZE))))
+    running = asyncio.create_task(batcher_of(scene, model).run(stopping))
+    await until_depth(scene, 0)
+    stopping.set()
+    await running
+
+    assert model.sizes == [1, 1, 1, SIZE, SIZE]
+    assert leased[:3] == [1, 1, 1]
