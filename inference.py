@@ -78,6 +78,7 @@ class Inference:
         self._worker_id = worker_id
         self._on_hang = on_hang
         self._turn = asyncio.Lock()
+        self._claims = 0
         self.expected_end_s = 0.0
         """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
 
@@ -87,17 +88,26 @@ class Inference:
         runnable, refusals = sort_out(jobs)
         if refusals:
             yield refusals
-        for batch in group(runnable):
-            trial, todo = _Trial(claimed_s), [batch]
-            while todo:
-                async with self._turn:
-                    part, settlements = in_time(todo.pop(), time.monotonic() - claimed_s)
-                    outcome = await self._run(part, todo, trial) if part.jobs else None
-                if outcome:
-                    await asyncio.sleep(0)  # the next batch, where one waits, is with the model while this is written
-                    settlements += self._settled(outcome, trial)
-                if settlements:
+        self._claims += 1
+        try:
+            for batch in group(runnable):
+                async for settlements in self._run_batch(batch, _Trial(claimed_s)):
                     yield settlements
+        finally:
+            self._claims -= 1
+
+    async def _run_batch(self, batch: Batch, trial: _Trial) -> AsyncIterator[list[Settlement]]:
+        todo = [batch]
+        while todo:
+            async with self._turn:
+                part, settlements = in_time(todo.pop(), time.monotonic() - trial.claimed_s)
+                outcome = await self._run(part, todo, trial) if part.jobs else None
+            if self._claims > 1:
+                await asyncio.sleep(0)  # the next batch is with the model while this one's results are written
+            if outcome:
+                settlements += self._settled(outcome, trial)
+            if settlements:
+                yield settlements
 
     async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> _Outcome | None:
         """Call the model, or put the halves of a batch that fails to what is to do.

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -63,6 +64,8 @@ class ModelClient(Protocol):
 QUICK_S = 0.001
 """How long a call is waited for where it is made where the last one was as quick: to come back through the event loop
 takes two wake-ups more, about 0.15 ms."""
+HAND_OVER_S = 0.0001
+"""How long the thread of a slower model is given to begin, before Python code that can wait holds the interpreter."""
 
 Returned = TypeVar("Returned")
 Predict = Callable[[NDArray[Any]], Sequence[object]]
@@ -129,13 +132,9 @@ class InProcess:
 
         running = self._thread.submit(contained)
         started_s = time.monotonic()
+        with suppress(TimeoutError):  # one of the call's own comes again below
+            return running.result(QUICK_S if self._took_s < QUICK_S else HAND_OVER_S)
         try:
-            if self._took_s < QUICK_S:
-                try:
-                    return running.result(QUICK_S)
-                except TimeoutError:
-                    if running.done():  # the call's own
-                        raise
             return await asyncio.wrap_future(running)
         finally:
             self._took_s = time.monotonic() - started_s
