@@ -1,5 +1,5 @@
 # The verbs of development. Runs on GNU make 3.81, which macOS has, and is safe under -j.
-# The .venv is made once; its two stamps say which requirements files it was filled from.
+# The .venv is made once; its three stamps say which requirements files it was filled from.
 
 PYTHON ?= python3
 # Set on the command line only (`make run PORT=8080`): some shells export a HOST of their own.
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format coverage chaos bench-seed clean
+.PHONY: help install run test check format coverage chaos bench bench-full bench-seed clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,12 @@ coverage: $(VENV)/.dev ## run the tests and show which lines they miss, child pr
 chaos: $(VENV)/.dev ## kill, stall and corrupt real parts for an hour or more: [SEED=1] [ARGS="-k random"]
 	@CHAOS=long exec $(BIN)/python -m pytest -m chaos -p no:cacheprovider -o faulthandler_timeout=0 -ra $(ARGS)
 
+bench: $(VENV)/.bench ## measure beside the floor of FastAPI and a bare loop, about two minutes
+	@exec $(BIN)/python -m bench.run $(ARGS)
+
+bench-full: $(VENV)/.bench ## the same with more loads and models, some ten minutes: [ARGS=--readme]
+	@exec $(BIN)/python -m bench.run --full $(ARGS)
+
 bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
 	@exec $(BIN)/python -m bench.seed $(ARGS)
 
@@ -64,8 +70,13 @@ $(VENV)/.runtime: requirements.txt | $(BIN)/pip
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-# After .runtime: two pips at once would get in each other's way.
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+# One after the other: two pips at once would get in each other's way.
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
+	@echo "installing requirements-bench.txt into $(VENV)"
+	@$(PIP) -r requirements-bench.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.bench
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

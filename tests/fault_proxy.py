@@ -37,6 +37,7 @@ class FaultProxy:
         self._orders: list[Order] = []
         self._last: dict[str, dict[int, bytes]] = {}
         self._links: set[_Link] = set()
+        self._guests: set[asyncio.Task[Any] | None] = set()  # kept, since nobody else may hold them
         self._names = {key.encode(): name.upper() for name, script in _read_scripts().items() for key in script}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -125,7 +126,10 @@ class FaultProxy:
         assert self._door is not None
         self._door.close()
         self._listen.unlink(missing_ok=True)
-        await self._cut_all()
+        await asyncio.sleep(0.02)  # who was let in before is seen by then
+        while self._guests:
+            await self._cut_all()
+            await asyncio.sleep(0.001)
 
     async def _cut_all(self) -> None:
         links = list(self._links)
@@ -135,17 +139,20 @@ class FaultProxy:
             await asyncio.sleep(0.001)
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._guests.add(welcoming := asyncio.current_task())
         try:
-            up, down = await asyncio.open_unix_connection(self._server, limit=LONGEST_LINE_BYTES)
+            server = await asyncio.open_unix_connection(self._server, limit=LONGEST_LINE_BYTES)
+            link = _Link(self, (reader, writer), server)
+            self._links.add(link)
+            try:
+                await link.run()
+            finally:
+                link.end()
+                self._links.discard(link)
         except OSError:
             writer.transport.abort()
-            return
-        link = _Link(self, (reader, writer), (up, down))
-        self._links.add(link)
-        try:
-            await link.run()
         finally:
-            self._links.discard(link)
+            self._guests.discard(welcoming)
 
 
 class _Link:

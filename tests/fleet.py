@@ -18,6 +18,8 @@ from jobs import JobQueue
 from tests.stack import Stack, until_ready
 
 KEY = "{mb:default}:"
+LIMITS = httpx.Limits(max_connections=1000, keepalive_expiry=2)
+"""Idle connections are given up before uvicorn does, at five seconds: it may close one that is just used again."""
 ALWAYS = {KEY + name for name in ("stats", "workers", "idle")}
 
 
@@ -136,7 +138,7 @@ class Fleet:
         return await self.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own
 
     def _client(self, api: str) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(uds=self.socket(api), limits=httpx.Limits(max_connections=1000))
+        transport = httpx.AsyncHTTPTransport(uds=self.socket(api), limits=LIMITS)
         return httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60)
 
 

@@ -57,7 +57,9 @@ class Stack:
         return self._start_uvicorn("--port", str(port), **settings)
 
     def client(self) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(uds=f"{self.folder}/api.sock", limits=httpx.Limits(max_connections=200))
+        transport = httpx.AsyncHTTPTransport(
+            uds=f"{self.folder}/api.sock", limits=httpx.Limits(max_connections=200, keepalive_expiry=2)
+        )
         return httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30)
 
     def kill(self) -> None:
