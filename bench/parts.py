@@ -77,9 +77,8 @@ class _Started:
         return self
 
     def __exit__(self, *_raised: object) -> None:
-        for process in reversed(self.processes.values()):
+        for process in reversed(self.processes.values()):  # Redis last, so that nobody misses it
             process.terminate()
-        for process in self.processes.values():
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
