@@ -51,13 +51,17 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, one request at a time.
+
+    head: of the last answer.
+    """
 
     def __init__(self, answered: Callable[[Client, int], None]) -> None:
         self._answered = answered
         self._received = b""
         self._transport: asyncio.Transport | None = None
         self.sent_s = 0.0
+        self.head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way out."""
@@ -79,7 +83,7 @@ class Client(asyncio.Protocol):
         length = int(received[at + len(LENGTH) : received.find(b"\r", at)]) if at >= 0 else 0
         if len(received) < end + len(HEAD_END) + length:
             return
-        self._received = b""
+        self._received, self.head = b"", received[:end]
         self._answered(self, int(received[9:12]))
 
     def close(self) -> None:

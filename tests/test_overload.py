@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from bench.load import Client, request_bytes
 from tests.scale import LONG, times
 from tests.stack import Stack, npy, until_ready
 
@@ -34,28 +35,51 @@ class Answer:
     retry_after: str
 
 
-async def ask(socket: str, request: bytes) -> Answer:
-    """Send one prepared request on a connection of its own: an open loop must not wait for its answers."""
-    started_s = time.monotonic()
-    reader, writer = await asyncio.open_unix_connection(socket)
-    writer.write(request)
-    head, _, _body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    lines = head.decode().splitlines()
-    fields = dict(line.lower().split(": ", 1) for line in lines[1:])
-    total_ms = float(fields.get("server-timing", "0").rpartition("=")[2])
-    return Answer(
-        int(lines[0].split()[1]), time.monotonic() - started_s, total_ms / 1000, fields.get("retry-after", "")
-    )
+class Flood:
+    """Sends prepared requests at a rate, whatever comes back, over as many connections as are busy at once."""
 
+    def __init__(self, socket: str, request: bytes) -> None:
+        self._socket = socket
+        self._request = request
+        self._free: list[Client] = []
+        self._opened: list[Client] = []
+        self._answers: list[Answer] = []
 
-async def flood(socket: str, request: bytes, *, rate: float, seconds: float) -> list[Answer]:
-    """Send at a rate, whatever comes back."""
-    started_s, sent = time.monotonic(), []
-    for number in range(int(rate * seconds)):
-        await asyncio.sleep(max(0.0, started_s + number / rate - time.monotonic()))
-        sent.append(asyncio.create_task(ask(socket, request)))
-    return await asyncio.gather(*sent)
+    async def run(self, *, rate: float, seconds: float) -> list[Answer]:
+        """Send for so long; return all answers."""
+        self._answers = []
+        started_s, count = time.monotonic(), int(rate * seconds)
+        for number in range(count):
+            await asyncio.sleep(max(0.0, started_s + number / rate - time.monotonic()))
+            await self._send()
+        async with asyncio.timeout(10):
+            while len(self._answers) < count:
+                await asyncio.sleep(0.01)
+        return self._answers
+
+    async def ask(self) -> Answer:
+        """Send one request."""
+        (answer,) = await self.run(rate=1, seconds=1)
+        return answer
+
+    def close(self) -> None:
+        for client in self._opened:
+            client.close()
+
+    async def _send(self) -> None:
+        if not self._free:
+            loop = asyncio.get_running_loop()
+            _, client = await loop.create_unix_connection(lambda: Client(self._answered), self._socket)
+            self._opened.append(client)
+            self._free.append(client)
+        self._free.pop().send(self._request, time.monotonic())
+
+    def _answered(self, client: Client, status: int) -> None:
+        fields = dict(line.split(": ", 1) for line in client.head.decode().lower().splitlines()[1:])
+        total_ms = float(fields.get("server-timing", "0").rpartition("=")[2])
+        took_s = time.monotonic() - client.sent_s
+        self._answers.append(Answer(status, took_s, total_ms / 1000, fields.get("retry-after", "")))
+        self._free.append(client)
 
 
 @pytest.mark.chaos
@@ -74,16 +98,15 @@ async def test_an_overloaded_service_does_what_it_can(
     stack.start_api(MICROBATCH_REQUEST_TIMEOUT_S=str(DEADLINE_S), MICROBATCH_MAX_BATCH_SIZE=str(BATCH_SIZE))
     await until_ready(client)
     body = npy(np.zeros((32, 32, 3), np.uint8))
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-npy\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    socket = f"{stack.folder}/api.sock"
+    flood = Flood(f"{stack.folder}/api.sock", request_bytes("http://service", body, "application/x-npy"))
 
-    await flood(socket, request, rate=CAPACITY / 10, seconds=2.5)  # until the api knows what a batch takes
+    await flood.run(rate=CAPACITY / 10, seconds=2.5)  # until the api knows what a batch takes
 
     # when
-    answers = await flood(socket, request, rate=CAPACITY * times_capacity, seconds=seconds)
+    answers = await flood.run(rate=CAPACITY * times_capacity, seconds=seconds)
     await asyncio.sleep(2 * DEADLINE_S)
-    after = await ask(socket, request)
+    after = await flood.ask()
+    flood.close()
 
     # then
     answered = [one for one in answers if one.status == 200]
