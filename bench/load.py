@@ -67,6 +67,15 @@ class Client(asyncio.Protocol):
         """Keep the way out."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's family
 
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """Note that the server has closed it, as it does with what is idle for seconds."""
+        self._transport = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can send."""
+        return self._transport is not None
+
     def send(self, request: bytes, sent_s: float) -> None:
         """Send a request; sent_s: when it was meant to be sent."""
         self.sent_s = sent_s
@@ -152,6 +161,7 @@ class _Line:
 
     def __init__(self, load: Load, requests: Sequence[bytes]) -> None:
         self.free: list[Client] = []
+        self.gone = 0
         self._late: deque[float] = deque()
         self._load = load
         self._requests = itertools.cycle(requests)
@@ -159,10 +169,13 @@ class _Line:
 
     def send(self, intended_s: float) -> None:
         """Send the next request, as soon as a client is free."""
-        if self.free:
-            self.free.pop().send(next(self._requests), intended_s)
-        else:
-            self._late.append(intended_s)
+        while self.free:
+            client = self.free.pop()
+            if client.is_open:
+                client.send(next(self._requests), intended_s)
+                return
+            self.gone += 1
+        self._late.append(intended_s)
 
     def answered(self, client: Client, status: int) -> None:
         """Count an answer, and send what waits."""
@@ -174,7 +187,7 @@ class _Line:
 
     async def until_empty(self, clients: int) -> None:
         """Wait for the last answers."""
-        while len(self.free) < clients:
+        while len(self.free) + self.gone < clients:
             self._answer.clear()
             await self._answer.wait()
 

@@ -67,6 +67,8 @@ class Flood:
             client.close()
 
     async def _send(self) -> None:
+        while self._free and not self._free[-1].is_open:  # the server gave up what was idle for long
+            self._free.pop()
         if not self._free:
             loop = asyncio.get_running_loop()
             _, client = await loop.create_unix_connection(lambda: Client(self._answered), self._socket)
