@@ -84,7 +84,7 @@ class Batcher:
             result_ttl_s=result_ttl_s,
             describe=self._describe,
         )
-        self._is_warm = self._is_gone = self._suspects = False
+        self._is_warm = self._is_gone = self._by_itself = False
         self._block_s = 0.0
         self._claiming_takes_s = CLAIMING_TAKES_S
         self._begun: asyncio.Task[None] | None = None
@@ -111,7 +111,7 @@ class Batcher:
         self._begun = None
         if serving is None:
             return
-        if await self._is_nearly_done(serving):
+        if await self._is_nearly_done(serving) and not stopping.is_set():
             self._begun = await self._begin(stopping)
         await serving
 
@@ -126,6 +126,8 @@ class Batcher:
         if alone and (pause_s := self._breaker.pause_s(now_s=time.monotonic())) > 0:
             await sleep_unless(stopping, pause_s)
             self._block_s = 0.0  # what was given back is there already
+            if stopping.is_set():
+                return None
         began_s = time.monotonic()
         claim = await self._holding.claim(
             stopping,
@@ -136,7 +138,8 @@ class Batcher:
         )
         if claim is None:
             return None
-        self._block_s, self._suspects = claim.block_s, claim.suspect
+        self._block_s = claim.block_s
+        self._by_itself = claim.suspect or sum(job.verdict == "run" for job in claim.jobs) == 1
         if claim.jobs:
             if not alone:
                 self._claiming_takes_s = time.monotonic() - began_s
@@ -153,12 +156,15 @@ class Batcher:
     async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
         """Wait until the next claim is to be made; False where this one is to be over first.
 
-        As late as possible, so that the next batch is as full as possible. A quick model is not worth it, suspects run
-        with nothing else in the process, and where batches are to wait for company they wait.
+        As late as possible, so that the next batch is as full as possible. A quick model is not worth it. Suspects
+        run with nothing else in the process, and so does a job that alone is blamed if it dies. Batches that are to
+        wait for company do.
         """
         await asyncio.sleep(0)  # the call begins
         wait_s = self._inference.expected_end_s - time.monotonic() - 2 * self._claiming_takes_s
-        if wait_s <= 0 or self._suspects or self._max_wait_s > 0 or self._breaker.is_open:
+        if wait_s <= 0:  # one slow claim must not be the last one that is made ahead
+            self._claiming_takes_s = max(CLAIMING_TAKES_S, 0.9 * self._claiming_takes_s)
+        if wait_s <= 0 or self._by_itself or self._max_wait_s > 0 or self._breaker.is_open:
             return False
         await asyncio.wait({serving}, timeout=wait_s)
         return not serving.done()

@@ -144,14 +144,14 @@ class Holding:
 
         Its row must say that it is gone.
         """
-        try:
-            for claim_id, jobs in list(self._held.items()):
-                log.warning("%d unfinished jobs are given back", len(jobs))
-                given_back = [Settlement(job.uuid, job.api_id, "release", b"") for job in jobs.values()]
+        for claim_id, jobs in list(self._held.items()):
+            log.warning("%d unfinished jobs are given back", len(jobs))
+            given_back = [Settlement(job.uuid, job.api_id, "release", b"") for job in jobs.values()]
+            try:
                 await self._queue.settle(claim_id, given_back, result_ttl_s=self._result_ttl_s)
-            await self._beat()
-        except (RedisUnreachable, UnfitRedis) as exc:  # the leases end by themselves
-            log.warning("could not sign off at Redis: %s", exc.__cause__ or exc)
+            except (RedisUnreachable, UnfitRedis) as exc:
+                log.warning("their leases end by themselves: %s", exc.__cause__ or exc)
+        await self.beat_if_possible()
 
 
 def pauses() -> Iterable[float]:

@@ -59,6 +59,7 @@ from wire import NONSENSE, Wire
 log = logging.getLogger(__name__)
 
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
+ADMISSION_WORDS = {b"OK", b"DUP", b"FULL", b"OOM"}
 MAX_JOBS_PER_CALL = 1024
 MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
@@ -141,6 +142,8 @@ class JobQueue:
                 arguments += (number, job.uuid, job.payload, remaining_ms, kept)
                 bytes_ += len(job.payload)
         depth, *words = await self._run("submit", keys, arguments, longer_s=bytes_ / SLOWEST_BYTES_S)
+        if len(words) != len(keys) or not set(words) <= ADMISSION_WORDS:
+            raise ValueError("a word for each job")
         admissions: list[Admission] = []
         for submission in submissions:
             mine, words = words[: len(submission.jobs)], words[len(submission.jobs) :]
@@ -244,7 +247,8 @@ class JobQueue:
         for settlement in settlements:
             keys += (self._result_key(settlement.uuid), f"{self._prefix}bell:{settlement.api_id}")
             arguments += (settlement.uuid, settlement.kind, settlement.value)
-        return sum(await self._run("settle", keys, arguments))
+        longer_s = sum(len(settlement.value) for settlement in settlements) / SLOWEST_BYTES_S
+        return sum(await self._run("settle", keys, arguments, longer_s=longer_s))
 
     @_checked
     async def beat(self, worker: Worker, *, lease_s: float, held: Mapping[str, Iterable[str]]) -> list[bool]:
@@ -269,9 +273,8 @@ class JobQueue:
 
     async def forget_dead(self, letter: DeadLetter) -> None:
         """Take a job off the list of those given up."""
-        forget = ("LREM", self._dead, 1, letter.raw)
-        count = ("HINCRBY", self._prefix + "stats", "dead_bytes", -len(letter.raw))
-        await self._wire.exchange([("MULTI",), forget, count, ("EXEC",)])
+        if await self._wire.call("LREM", self._dead, 1, letter.raw):
+            await self._wire.call("HINCRBY", self._prefix + "stats", "dead_bytes", -len(letter.raw))
 
     @_checked
     async def workers(self) -> list[Worker]:
@@ -330,6 +333,8 @@ class JobQueue:
 
 def _claimed(row: Sequence[Any], payload: bytes) -> ClaimedJob:
     uuid, verdict, remaining_ms, queued_ms, api_id, code = row[:6]
+    if not isinstance(payload, bytes):
+        raise TypeError("a payload is bytes")
     last_code = "" if code == b"-" else code.decode()
     return ClaimedJob(
         uuid.decode(), verdict.decode(), remaining_ms / 1000, queued_ms / 1000, api_id.decode(), last_code, payload

@@ -127,7 +127,9 @@ class InProcess:
         def contained() -> Returned:
             try:
                 return call()
-            except (SystemExit, KeyboardInterrupt, StopIteration) as exc:  # not to end the batcher
+            except BaseException as exc:  # what would end more than this call, as a panic of a Rust library would
+                if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+                    raise
                 raise RuntimeError(f"the model raised {exc!r}") from exc
 
         running = self._thread.submit(contained)

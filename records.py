@@ -200,7 +200,7 @@ def read_payload(job: ClaimedJob) -> NDArray[Any] | bytes:
     """
     end = job.payload.find(b"\n")
     uuid, _, header = job.payload[:end].partition(b" ")
-    if uuid.decode() != job.uuid:
+    if uuid != job.uuid.encode():
         raise InternalError("the image was mixed up on its way; send it again")
     try:
         dtype, shape = _payload_header(header)

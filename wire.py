@@ -24,7 +24,7 @@ from errors import RedisUnreachable, UnfitRedis
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
 MAX_CALLS_AT_ONCE = 64
 """As many connections there are at most; whoever comes then waits for one."""
-PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
+PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MISCONF")
 """How replies begin that say to come back later."""
 NOTHING = object()
 

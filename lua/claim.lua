@@ -80,7 +80,7 @@ end
 -- Look along the line from its head, as far as this claim may take: `looked` jobs leave it.
 local uuids, verdicts, rows, torn = {}, {}, {}, {}
 local looked, class, running, last_running, full = 0, nil, 0, nil, want < 1
-while not full and #uuids < want + 64 do
+while not full and #uuids < want + 64 and looked < want + 1024 do
   local line = redis.call('LRANGE', PENDING, looked, looked + want - running - 1)
   if #line == 0 then break end
   local line_rows, deadlines = read(line), redis.call('ZMSCORE', DEADLINES, unpack(line))
