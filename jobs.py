@@ -66,7 +66,7 @@ OLDEST_REDIS = (6, 2)
 SLOWEST_BYTES_S = 10_000_000
 """Payloads may take as long on their way to Redis as this rate needs, over the time limit of any command."""
 INLINE_BYTES = 64 * 1024
-"""The longest payload that CLAIM hands over itself; a longer one is cheaper fetched by HMGET than through Lua."""
+"""The longest payload that CLAIM hands over itself; a longer one is cheaper fetched beside it than through Lua."""
 COPY_BYTES = 16 * 1024
 """The longest result that rides in the api's bell; a longer one is polled for."""
 
@@ -99,7 +99,7 @@ def _checked(
 class JobQueue:
     """One queue in Redis; safe to use from many tasks of one event loop.
 
-    timeout_s: how long one command may take.
+    timeout_s: how long Redis may be silent while a reply is awaited.
     """
 
     def __init__(self, url: str, *, name: str, timeout_s: float) -> None:

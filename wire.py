@@ -88,8 +88,7 @@ class Wire:
         request = b"".join(map(hiredis.pack_command, commands))
         limit_s = self._timeout_s + longer_s
         try:
-            async with asyncio.timeout(limit_s if self._turns.locked() else None):
-                await self._turns.acquire()
+            await self._take_turn(limit_s)
             try:
                 line = self._free.pop() if self._free else await self._open(limit_s)
                 try:
@@ -101,6 +100,13 @@ class Wire:
                 self._turns.release()
         except (RedisError, OSError) as exc:  # TimeoutError is an OSError
             raise RedisUnreachable("Redis cannot be reached; try again shortly") from exc
+
+    async def _take_turn(self, limit_s: float) -> None:
+        if self._turns.locked():
+            async with asyncio.timeout(limit_s):
+                await self._turns.acquire()
+        else:  # at once, and a time limit is not free
+            await self._turns.acquire()
 
     async def _open(self, limit_s: float) -> _Line:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ It prints how many images it did, and the processor time they took.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 
 import images
 from bench.models import Small, Wide
-from bench.parts import ONE_THREAD, ROOT
+from bench.parts import ONE_THREAD, ROOT, inherited
 from bench.workloads import photos
 from config import load_settings
 from inputs import ModelInput
@@ -38,7 +37,7 @@ def measure(what: str, *, processes: int, seconds: float) -> Bare:
     """Run it in so many processes at once."""
     command = [sys.executable, "-m", "bench.bare", what, str(seconds)]
     loops = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | ONE_THREAD)  # noqa: S603  # our own
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=inherited() | ONE_THREAD)  # noqa: S603  # our own
         for _ in range(processes)
     ]
     figures = [list(map(float, loop.communicate()[0].split())) for loop in loops]

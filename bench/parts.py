@@ -35,16 +35,12 @@ class Target:
     processes: Mapping[str, subprocess.Popen[bytes]]
 
     def cpu_s(self) -> dict[str, float]:
-        """Return the processor time that each of its processes, with its children, has taken."""
+        """Return the processor time that each of its processes has taken."""
         return {name: _cpu_s(psutil.Process(process.pid)) for name, process in self.processes.items()}
-
-    def resident_bytes(self) -> dict[str, int]:
-        """Return the memory that each of its processes holds."""
-        return {name: psutil.Process(process.pid).memory_info().rss for name, process in self.processes.items()}
 
 
 @contextmanager
-def service(settings: Mapping[str, str], *, batchers: int = 1, workers: int = 1) -> Iterator[Target]:
+def service(settings: Mapping[str, str], *, batchers: int = 1) -> Iterator[Target]:
     """Run the service, as `make run` does but without guards; come back when all batchers are there."""
     with private_directory() as folder, _Started() as started:
         started.start("redis", redis_command(find_redis(), folder), {})
@@ -53,16 +49,16 @@ def service(settings: Mapping[str, str], *, batchers: int = 1, workers: int = 1)
         environment |= {PREFIX + key: value for key, value in ({"LOG_LEVEL": "warning"} | dict(settings)).items()}
         for number in range(batchers):
             started.start(f"batcher {number + 1}", [sys.executable, "batcher.py"], environment)
-        url = started.start_web("api", "api:app", workers, environment)
+        url = started.start_web("api", "api:app", environment)
         _wait(url + "/health/ready", f'"workers":{batchers}')
         yield Target("ours", url, started.processes)
 
 
 @contextmanager
-def floor(*, workers: int = 1) -> Iterator[Target]:
+def floor() -> Iterator[Target]:
     """Run the least that a FastAPI service costs, with the flags and the garbage collection of ours."""
     with _Started() as started:
-        url = started.start_web("api", "bench.floor:app", workers, {})
+        url = started.start_web("api", "bench.floor:app", {})
         _wait(url + "/openapi.json", "")
         yield Target("floor", url, started.processes)
 
@@ -86,19 +82,23 @@ class _Started:
                 process.wait()
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-        self.processes[name] = subprocess.Popen(command, cwd=ROOT, env=inherited | dict(environment))  # noqa: S603  # our own
+        self.processes[name] = subprocess.Popen(command, cwd=ROOT, env={**inherited(), **environment})  # noqa: S603  # our own
 
-    def start_web(self, name: str, app: str, workers: int, environment: Mapping[str, str]) -> str:
+    def start_web(self, name: str, app: str, environment: Mapping[str, str]) -> str:
         port = free_port()
-        flags = ["--port", str(port), "--workers", str(workers), "--no-access-log", "--log-level", "warning"]
+        flags = ["--port", str(port), "--no-access-log", "--log-level", "warning"]
         self.start(name, [sys.executable, "-m", "uvicorn", app, *flags], environment)
         return f"http://127.0.0.1:{port}"
 
 
+def inherited() -> dict[str, str]:
+    """Return this process's environment without settings of the service that happen to be set here."""
+    return {key: value for key, value in os.environ.items() if not key.upper().startswith(PREFIX)}
+
+
 def _cpu_s(process: psutil.Process) -> float:
-    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return float(sum(one.user + one.system for one in times))
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _wait(url: str, text: str) -> None:

@@ -15,6 +15,7 @@ from statistics import median
 import orjson
 
 from bench.measuring import Row
+from bench.tables import table
 from tools.local_redis import find_redis
 
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "redis", "hiredis", "numpy", "pillow")
@@ -73,15 +74,9 @@ def _processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-def table(rows: Sequence[Row], *, markdown: bool = False) -> Iterator[str]:
-    """Yield the lines of a table: ours at each load beside what it is held against."""
-    cells = [HEADER, *_cells(rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
-    start, between, end = ("| ", " | ", " |") if markdown else ("", "  ", "")
-    for number, line in enumerate(cells):
-        yield start + between.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + end
-        if number == 0:
-            yield start + between.join("-" * (width - 1) + (":" if markdown else "-") for width in widths) + end
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the texts of a table, its header first: ours at each load beside what it is held against."""
+    return [HEADER, *_cells(rows)]
 
 
 def _cells(rows: Sequence[Row]) -> Iterator[list[str]]:
@@ -132,7 +127,7 @@ def update_readme(rows: Sequence[Row], folder: Path) -> None:
         "could do."
     )
     plots = "![Latency against throughput; processor time per 1,000 requests](bench/results/overhead.svg)"
-    lines = [how, "", *table(rows, markdown=True), "", plots, ""]
+    lines = [how, "", *table(cells(rows), markdown=True), "", plots, ""]
     text = README.read_text()
     README.write_text(SECTION.sub(lambda found: found[1] + "\n".join(lines) + found[2], text))
 

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import measuring, report
-from bench.measuring import FULL, QUICK, Row, Size
+from bench.measuring import FULL, QUICK, Row
+from bench.tables import table
 from errors import StartError
 from tools.processes import say
 
@@ -27,24 +28,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the service beside the floor and the bare loop.")
     parser.add_argument("--full", action="store_true", help="everything, for some ten minutes")
     parser.add_argument("--plan", help="only plans whose name has this in it")
-    parser.add_argument("--readme", action="store_true", help="put the tables and plots into README.md too")
+    parser.add_argument("--readme", action="store_true", help="put the table and plots into README.md too")
     options = parser.parse_args()
+    if options.readme and (options.plan or not options.full):
+        parser.error("--readme tells of a whole --full run")
     try:
-        rows = list(_measure(options.full, options.plan or ""))
+        rows = list(_measure(options.plan or "", full=options.full))
     except (StartError, RuntimeError) as exc:
         say(f"bench: {exc}")
         return 1
     file = RESULTS / ("full.json" if options.full else "quick.json")
     report.write(rows, file)
-    print("\n".join(report.table(rows)))
+    print("\n".join(table(report.cells(rows))))
     say(f"written to {file}")
     if options.readme:
         report.update_readme(rows, RESULTS)
     return 0
 
 
-def _measure(full: bool, wanted: str) -> Iterator[Row]:  # noqa: FBT001  # told by name above
-    size: Size = FULL if full else QUICK
+def _measure(wanted: str, *, full: bool) -> Iterator[Row]:
+    size = FULL if full else QUICK
     plans = {"overhead": measuring.overhead, "photos": measuring.images}
     if full:
         plans |= {

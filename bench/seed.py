@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import math
 import os
@@ -22,6 +21,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from bench.tables import table
+from bench.workloads import npy
 from config import PREFIX, load_settings
 from errors import StartError
 from tools.processes import say
@@ -88,7 +89,7 @@ def main() -> int:
     except StartError as exc:
         say(str(exc))
         return 1
-    print("\n".join(_table([HEADER, *(row.cells() for row in rows)], markdown=markdown)))
+    print("\n".join(table([HEADER, *(row.cells() for row in rows)], markdown=markdown)))
     return 0 if all(row.within for row in rows) else 1
 
 
@@ -156,20 +157,7 @@ def _predictions(reply: bytes) -> object:
 
 def _tensor(number: int) -> bytes:
     """Return an image whose sum tells it apart from all others, as `.npy`."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.full(SHAPE, number, np.uint8))
-    return buffer.getvalue()
-
-
-def _table(rows: list[list[str]], *, markdown: bool) -> Iterator[str]:
-    """Yield the lines of a table whose first row is its header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    start, between, end = ("| ", " | ", " |") if markdown else ("", "  ", "")
-    for number, row in enumerate(rows):
-        yield start + between.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + end
-        if number == 0:
-            rule = [("-" * (width - 1)) + ":" if markdown else "-" * width for width in widths]
-            yield start + between.join(rule) + end
+    return npy(np.full(SHAPE, number, np.uint8))
 
 
 if __name__ == "__main__":

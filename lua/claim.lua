@@ -6,8 +6,8 @@
 --        (1: only jobs that never died, and none while others are idle)
 --      8 longest payload that is handed over inline, in bytes   9 ms the oldest job may wait for a fuller batch
 -- Returns jobs left in line, ms until the next lease ends (-1: none), ms to wait for a fuller batch (0: do not), whether
--- its jobs have died before (0, 1), then per job {uuid, verdict run | expired | poison, remaining ms, ms since submitted, api id, last error code,
--- payload or nil: fetch it by HMGET}.
+-- its jobs have died before (0, 1), then per job {uuid, verdict run | expired | poison, remaining ms, ms since submitted,
+-- api id, last error code, payload or nil: fetch it by HGET}.
 -- Cost: O(jobs given + leases ended).
 -- Safe to repeat: the same claim id gives what is left of the same batch for 60 s; after that its leases have ended.
 local n, lease_ms, claim, least, max_solo = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -10,6 +10,7 @@ from bench import report
 from bench.load import closed_loop, open_loop, request_bytes
 from bench.measuring import Row
 from bench.parts import Target, floor
+from bench.tables import table
 from bench.workloads import photos, tensors
 
 
@@ -57,7 +58,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_each_turn() -> None:
     figures = [("floor", 100.0), ("ours", 50.0), ("floor", 1000.0), ("ours", 900.0), ("floor", 10.0), ("ours", 7.0)]
     rows = [row(target, number // 2, per_s) for number, (target, per_s) in enumerate(figures)]
 
-    *_, line = report.table(rows)
+    *_, line = table(report.cells(rows))
 
     assert line.split() == ["plan", "16", "50", "floor", "100", "0.70", "50.00", "100.00"]
 

@@ -38,7 +38,7 @@ class Model:
 
     def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         began_s = time.monotonic()
-        time.sleep(CALL_S)
+        time.sleep(CALL_S)  # what a call takes: nothing is waited for
         self.at_end()
         self.sizes.append(len(batch))
         self.calls.append((began_s, time.monotonic()))
@@ -67,6 +67,11 @@ def batcher_of(scene: Scene, model: Model) -> Batcher:
     )
 
 
+def leases_now(scene: Scene, loop: asyncio.AbstractEventLoop) -> int:
+    """Return how many jobs are leased, for who is in the model's thread."""
+    return int(asyncio.run_coroutine_threadsafe(scene.ask("ZCARD leases"), loop).result(5))
+
+
 async def until_depth(scene: Scene, depth: int) -> None:
     end_s = time.monotonic() + 10
     while await scene.queue.depth() > depth:
@@ -88,18 +93,20 @@ async def test_the_model_gets_its_next_batch_at_once(scene: Scene) -> None:
 
 
 async def test_who_is_told_to_stop_finishes_what_it_claimed_ahead(scene: Scene) -> None:
-    model, stopping = Model(), asyncio.Event()
-    mine = [job() for _ in range(6 * SIZE)]
+    mine, stopping, loop = [job() for _ in range(8 * SIZE)], asyncio.Event(), asyncio.get_running_loop()
+
+    def stop_once_two_claims_are_held() -> None:
+        if leases_now(scene, loop) > SIZE:
+            loop.call_soon_threadsafe(stopping.set)
+
+    model = Model(at_end=stop_once_two_claims_are_held)
     await scene.submit(request(*mine))
-    running = asyncio.create_task(batcher_of(scene, model).run(stopping))
-    await until_depth(scene, 3 * SIZE)
-    await asyncio.sleep(0.9 * CALL_S)  # so it has claimed ahead, or is about to
-    stopping.set()
-    await running
+    async with asyncio.timeout(10):
+        await batcher_of(scene, model).run(stopping)
     answers = await scene.queue.poll([one.uuid for one in mine])
 
     assert len([one for one in answers if isinstance(one, Result)]) == sum(model.sizes)
-    assert answers.count(Progress.WORKING) == 6 * SIZE - sum(model.sizes)
+    assert answers.count(Progress.WORKING) == 8 * SIZE - sum(model.sizes) > 0
     assert await scene.ask("ZCARD leases") == 0
 
 
@@ -108,7 +115,7 @@ async def test_suspects_run_with_nothing_else_in_the_process(scene: Scene) -> No
     loop = asyncio.get_running_loop()
 
     def look() -> None:
-        leased.append(asyncio.run_coroutine_threadsafe(scene.ask("ZCARD leases"), loop).result(5))
+        leased.append(leases_now(scene, loop))
 
     model, stopping = Model(at_end=look), asyncio.Event()
     await scene.take(3, crash=True)
