@@ -39,6 +39,9 @@ from telemetry import set_up_logging
 
 CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
+UVICORN_KEEP_ALIVE_S = 5
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept: longer than load balancers do (60 s is usual), so that they close first."""
 
 log = logging.getLogger("api")
 
@@ -69,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         set_up_logging(settings.log_level)
         app.state.service = service = Service(settings)
-        _bound_shutdown(settings.shutdown_grace_s)
+        _set_up_server(settings.shutdown_grace_s)
         calm_collector()
         running = asyncio.create_task(service.run())
         running.add_done_callback(_end_without_it)
@@ -93,14 +96,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _bound_shutdown(grace_s: float) -> None:
-    """Have uvicorn wait so long for open connections, unless it was told how long: by itself it waits for ever.
+def _set_up_server(grace_s: float) -> None:
+    """Have uvicorn wait so long for open connections when it stops, and keep idle ones; unless it was told otherwise.
 
-    However it was started, its server handles SIGTERM by a method of its own.
+    By itself it waits for ever, and closes at the moment at which a load balancer may send. However it was started,
+    its server handles SIGTERM by a method of its own.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if isinstance(server, uvicorn.Server) and server.config.timeout_graceful_shutdown is None:
+    if not isinstance(server, uvicorn.Server):
+        return
+    if server.config.timeout_graceful_shutdown is None:
         server.config.timeout_graceful_shutdown = math.ceil(grace_s)
+    if server.config.timeout_keep_alive == UVICORN_KEEP_ALIVE_S:
+        server.config.timeout_keep_alive = KEEP_ALIVE_S
 
 
 def _end_without_it(running: asyncio.Task[None]) -> None:
@@ -161,10 +169,12 @@ def _add_results(app: FastAPI) -> None:
 
 
 def _add_health(app: FastAPI) -> None:
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", tags=["operations"], summary="Is the process alive?")
     async def live() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", tags=["operations"], summary="Would a request be served?")
     async def ready(request: Request) -> dict[str, object]:
         service: Service = request.app.state.service

@@ -21,7 +21,7 @@ import uvloop
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings, load_settings
-from errors import ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
+from errors import InternalError, ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
 from holding import Holding, pauses, sleep_unless
 from inference import Inference
 from jobs import JobQueue
@@ -150,8 +150,14 @@ class Batcher:
         return None
 
     async def _serve(self, claim: Claim) -> None:
-        async for settlements in self._inference.run(claim.jobs):
-            await self._holding.settle(claim.id, settlements)
+        try:
+            async for settlements in self._inference.run(claim.jobs):
+                await self._holding.settle(claim.id, settlements)
+        except UnfitRedis:
+            raise
+        except Exception:
+            log.exception("a claim of %d jobs failed", len(claim.jobs))
+            await self._holding.fail(claim.id, InternalError("an error of this service; its log says more"))
 
     async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
         """Wait until the next claim is to be made; False where this one is to be over first.

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from uuid import uuid4
 
-from errors import RedisUnreachable, UnfitRedis
+from errors import RedisUnreachable, ServiceError, UnfitRedis
 from jobs import JobQueue
-from records import Claim, ClaimedJob, Settlement, Worker
+from records import Claim, ClaimedJob, Settlement, Timing, Worker
+from verdicts import failed
 
 RETRY_S = (0.05, 0.1, 0.2, 0.5)
 """Pauses between tries while Redis or the model is away; the last one repeats."""
@@ -79,6 +80,8 @@ class Holding:
                 continue
             if claim.jobs:
                 self._take(claim)
+                if pause_s != RETRY_S[0]:  # the first reply was lost, and the leases have run since then
+                    await self.beat_if_possible()
             return claim
         return None
 
@@ -120,6 +123,11 @@ class Holding:
             del self._held[claim_id]
         self._moved_on_s = time.monotonic()
 
+    async def fail(self, claim_id: str, error: ServiceError) -> None:
+        """Give what is left of a claim an error."""
+        if jobs := self._held.get(claim_id):
+            await self.settle(claim_id, [failed(job, error, Timing(job.queued_s)) for job in jobs.values()])
+
     async def beat_forever(self) -> None:
         """Say that this worker lives and extend its leases, until cancelled."""
         while True:
@@ -146,12 +154,24 @@ class Holding:
         """
         for claim_id, jobs in list(self._held.items()):
             log.warning("%d unfinished jobs are given back", len(jobs))
-            given_back = [Settlement(job.uuid, job.api_id, "release", b"") for job in jobs.values()]
-            try:
-                await self._queue.settle(claim_id, given_back, result_ttl_s=self._result_ttl_s)
-            except (RedisUnreachable, UnfitRedis) as exc:
-                log.warning("their leases end by themselves: %s", exc.__cause__ or exc)
+            await self._give_back(claim_id, jobs.values())
         await self.beat_if_possible()
+
+    async def _give_back(self, claim_id: str, jobs: Iterable[ClaimedJob]) -> None:
+        """Give jobs back; a second time where the connection is lost just then."""
+        settlements = [Settlement(job.uuid, job.api_id, "release", b"") for job in jobs]
+        for pause_s in RETRY_S[:2]:
+            try:
+                await self._queue.settle(claim_id, settlements, result_ttl_s=self._result_ttl_s)
+            except RedisUnreachable as exc:
+                reason = exc.__cause__ or exc
+                await asyncio.sleep(pause_s)
+            except UnfitRedis as exc:
+                reason = exc
+                break
+            else:
+                return
+        log.warning("their leases end by themselves: %s", reason)
 
 
 def pauses() -> Iterable[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from verdicts import given_back, in_time, settled, sort_out
 
 MOST_GUILTY = 4
 """Jobs that fail alone before the rest of their batch does too, where no call has succeeded: it is the model then."""
+
+LATE_S = 0.1
+"""How much more than twice the expected time a call may take before jobs that wait for it are given back."""
 
 log = logging.getLogger(__name__)
 
@@ -81,20 +85,40 @@ class Inference:
         self._claims = 0
         self.expected_end_s = 0.0
         """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
+        self._late_s = math.inf
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> AsyncIterator[list[Settlement]]:
-        """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call."""
+        """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call.
+
+        Where the call of another claim stalls they go back: another worker may be idle.
+        """
         claimed_s = time.monotonic()
         runnable, refusals = sort_out(jobs)
         if refusals:
             yield refusals
         self._claims += 1
         try:
-            for batch in group(runnable):
+            batches = group(runnable)
+            if not await self._is_free_in_time():
+                yield [one for batch in batches for one in given_back(batch)]
+                return
+            for batch in batches:
                 async for settlements in self._run_batch(batch, _Trial(claimed_s)):
                     yield settlements
         finally:
             self._claims -= 1
+
+    async def _is_free_in_time(self) -> bool:
+        """Wait for the call that runs; False where it is late."""
+        if not self._turn.locked():
+            return True
+        limit_s = None if self._late_s == math.inf else self._late_s - time.monotonic()
+        try:
+            async with asyncio.timeout(limit_s), self._turn:
+                return True
+        except TimeoutError:
+            log.warning("a call of the model is late: what was claimed to follow it is given back")
+            return False
 
     async def _run_batch(self, batch: Batch, trial: _Trial) -> AsyncIterator[list[Settlement]]:
         todo = [batch]
@@ -147,7 +171,9 @@ class Inference:
         Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
         """
         least_s = self._estimate.least_s(len(batch.jobs))
-        self.expected_end_s = time.monotonic() + least_s if least_s else 0.0
+        now_s = time.monotonic()
+        self.expected_end_s = now_s + least_s if least_s else 0.0
+        self._late_s = now_s + 2 * least_s + LATE_S if least_s else math.inf
         try:
             async with asyncio.timeout(self._model_timeout_s) as limit:
                 predictions = await self._model.predict(batch.images)
@@ -170,7 +196,7 @@ class Inference:
 
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:
-            return given_back(outcome.batch)
+            return given_back(outcome.batch, ModelUnavailable.code)
         model_s, waited_s = outcome.ended_s - outcome.started_s, outcome.started_s - trial.claimed_s
         jobs, batch_id = outcome.batch.jobs, uuid4().hex[:12]
         log.debug("batch %s of %d took %.4f s", batch_id, len(jobs), model_s)

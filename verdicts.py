@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from batching import Batch
-from errors import DeadlineExceeded, InternalError, ModelFailed, ModelUnavailable, ServiceError, from_code
+from errors import DeadlineExceeded, InternalError, ModelFailed, ServiceError, from_code
 from records import ClaimedJob, Settlement, Timing, error_value, prediction_value, read_payload
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,9 @@ def in_time(batch: Batch, elapsed_s: float) -> tuple[Batch, list[Settlement]]:
     return rest, [_late(batch.jobs[place], elapsed_s) for place in sorted(late)]
 
 
-def given_back(batch: Batch) -> list[Settlement]:
-    """Return the settlements that put jobs back at the head of the line, since the model is not there."""
-    code = ModelUnavailable.code.encode()
-    return [Settlement(job.uuid, job.api_id, "release", code) for job in batch.jobs]
+def given_back(batch: Batch, code: str = "") -> list[Settlement]:
+    """Return the settlements that put jobs back at the head of the line; code: of the error that was the reason."""
+    return [Settlement(job.uuid, job.api_id, "release", code.encode()) for job in batch.jobs]
 
 
 def settled(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:

@@ -30,7 +30,7 @@ class FaultProxy:
     """Listens at one unix socket and passes all on to another; `with` runs it."""
 
     def __init__(self, listen: Path, server: Path, *, seed: int) -> None:
-        self._listen = listen
+        self.place = listen
         self._server = server
         self._dice = np.random.default_rng(seed)
         self._lock = threading.Lock()
@@ -120,12 +120,12 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _open(self) -> None:
-        self._door = await asyncio.start_unix_server(self._welcome, self._listen, limit=LONGEST_LINE_BYTES)
+        self._door = await asyncio.start_unix_server(self._welcome, self.place, limit=LONGEST_LINE_BYTES)
 
     async def _close(self) -> None:
         assert self._door is not None
         self._door.close()
-        self._listen.unlink(missing_ok=True)
+        self.place.unlink(missing_ok=True)
         await asyncio.sleep(0.02)  # who was let in before is seen by then
         while self._guests:
             await self._cut_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,41 @@ async def test_who_is_told_to_stop_finishes_what_it_claimed_ahead(scene: Scene) 
     assert len([one for one in answers if isinstance(one, Result)]) == sum(model.sizes)
     assert answers.count(Progress.WORKING) == 8 * SIZE - sum(model.sizes) > 0
     assert await scene.ask("ZCARD leases") == 0
+
+
+async def test_what_waits_behind_a_call_that_stalls_goes_to_who_is_free(scene: Scene) -> None:
+    mine, stopping = [job() for _ in range(6 * SIZE)], asyncio.Event()
+    stalls, goes_on = threading.Event(), threading.Event()
+
+    def stall_at_the_fifth() -> None:
+        if len(stalling.calls) == 4:
+            stalls.set()
+            goes_on.wait(10)
+
+    async def answered() -> int:
+        return sum(isinstance(one, Result) for one in await scene.queue.poll([one.uuid for one in mine]))
+
+    stalling, free = Model(at_end=stall_at_the_fifth), Model()
+    await scene.submit(request(*mine))
+    running = [asyncio.create_task(batcher_of(scene, stalling).run(stopping))]
+    await asyncio.to_thread(stalls.wait, 10)
+
+    assert await scene.ask("ZCARD leases") == 2 * SIZE
+
+    running.append(asyncio.create_task(batcher_of(scene, free).run(stopping)))
+    end_s = time.monotonic() + 1.5  # before any lease ends
+    while await answered() < 5 * SIZE:
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.005)
+
+    assert free.sizes == [SIZE]
+
+    goes_on.set()
+    await until_depth(scene, 0)
+    stopping.set()
+    await asyncio.gather(*running)
+
+    assert (await answered(), sum(stalling.sizes)) == (6 * SIZE, 5 * SIZE)
 
 
 async def test_suspects_run_with_nothing_else_in_the_process(scene: Scene) -> None:

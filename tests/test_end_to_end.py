@@ -82,6 +82,22 @@ async def test_both_processes_wait_for_redis_and_come_good_by_themselves(
     assert answer.status_code == 200
 
 
+async def test_a_load_balancer_may_look_by_head_and_keep_its_connection(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    stack.start_redis()
+    stack.start_batcher()
+    stack.start_api()
+    await until_ready(client)
+    reader, writer = await asyncio.open_unix_connection(f"{stack.folder}/api.sock")
+    writer.write(b"HEAD /health/ready HTTP/1.1\r\nHost: service\r\n\r\n")
+
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    with pytest.raises(TimeoutError):  # by itself uvicorn closes after 5 s
+        await asyncio.wait_for(reader.read(), 6)
+    writer.close()
+
+
 async def test_a_killed_batchers_jobs_are_run_by_another(stack: Stack, client: httpx.AsyncClient) -> None:
     stack.start_redis()
     slow = {"MICROBATCH_MODEL": "simulated", "MICROBATCH_SIMULATED_BATCH_S": "1"}
