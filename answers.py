@@ -70,7 +70,7 @@ def add_timing(
 
 
 def _waited_s(timing: Timing) -> float:
-    return timing.queue_s + timing.model_s
+    return timing.queue_s + timing.decode_s + timing.model_s
 
 
 def _element(outcome: Result | ServiceError) -> bytes:

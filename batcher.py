@@ -21,6 +21,7 @@ import uvloop
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings, load_settings
+from decoding import Decoder
 from errors import InternalError, ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
 from holding import Holding, pauses, sleep_unless
 from inference import Inference
@@ -47,6 +48,7 @@ class Batcher:
         self,
         queue: JobQueue,
         model: ModelClient,
+        decoder: Decoder,
         *,
         worker_id: str,
         model_name: str,
@@ -69,6 +71,7 @@ class Batcher:
         self._breaker = CircuitBreaker()
         self._inference = Inference(
             model,
+            decoder,
             model_timeout_s=model_timeout_s,
             estimate=self._estimate,
             breaker=self._breaker,
@@ -166,13 +169,14 @@ class Batcher:
         run with nothing else in the process, and so does a job that alone is blamed if it dies. Batches that are to
         wait for company do.
         """
-        await asyncio.sleep(0)  # the call begins
-        wait_s = self._inference.expected_end_s - time.monotonic() - 2 * self._claiming_takes_s
-        if wait_s <= 0:  # one slow claim must not be the last one that is made ahead
+        await asyncio.sleep(0)  # the call begins, or the decoding before it
+        await self._inference.decoded.wait()
+        spare_s = self._inference.expected_end_s - time.monotonic() - 2 * self._claiming_takes_s
+        if spare_s <= 0:  # one slow claim must not be the last one that is made ahead
             self._claiming_takes_s = max(CLAIMING_TAKES_S, 0.9 * self._claiming_takes_s)
-        if wait_s <= 0 or self._by_itself or self._max_wait_s > 0 or self._breaker.is_open:
+        if spare_s <= 0 or self._by_itself or self._max_wait_s > 0 or self._breaker.is_open:
             return False
-        await asyncio.wait({serving}, timeout=wait_s)
+        await asyncio.wait({serving}, timeout=max(0.0, spare_s - self._inference.decode_s))
         return not serving.done()
 
     def _describe(self) -> Worker:
@@ -237,7 +241,8 @@ async def serve(settings: Settings, model: ModelClient) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
-    batcher = _assemble(settings, queue, model)
+    decoder = Decoder(formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads)
+    batcher = _assemble(settings, queue, model, decoder)
     running = asyncio.create_task(batcher.run(stopping))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -250,13 +255,15 @@ async def serve(settings: Settings, model: ModelClient) -> None:
     told.cancel()
     await running
     await model.close()
+    decoder.close()
     await queue.close()
 
 
-def _assemble(settings: Settings, queue: JobQueue, model: ModelClient) -> Batcher:
+def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: Decoder) -> Batcher:
     return Batcher(
         queue,
         model,
+        decoder,
         worker_id=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}",
         model_name=settings.model,
         max_batch_size=settings.max_batch_size,

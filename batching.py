@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from records import ClaimedJob
 
+Runnable = tuple[ClaimedJob, NDArray[Any] | bytes]
+"""A job with its tensor or its image file."""
 REMEMBERED_BATCHES = 32
 REMEMBERED_ALIKE = 4
 
@@ -37,9 +39,9 @@ class Batch:
         return self.part(slice(middle)), self.part(slice(middle, None))
 
 
-def group(jobs: Iterable[tuple[ClaimedJob, NDArray[Any] | bytes]]) -> list[Batch]:
+def group(jobs: Iterable[Runnable]) -> list[Batch]:
     """Stack what has one shape and dtype; the order within a batch is the order of the line."""
-    groups: dict[object, list[tuple[ClaimedJob, NDArray[Any] | bytes]]] = {}
+    groups: dict[object, list[Runnable]] = {}
     for job, image in jobs:
         kind = "encoded" if isinstance(image, bytes) else (image.shape, image.dtype)
         groups.setdefault(kind, []).append((job, image))
@@ -70,10 +72,10 @@ class BatchEstimate:
         self._alike: dict[int, deque[float]] = {}
         self._seen_at_s = 0.0
 
-    def add(self, batch_s: float, *, size: int, now_s: float) -> None:
-        """Remember a batch that has just ended."""
-        self._last.append(batch_s)
-        self._alike.setdefault(size.bit_length(), deque(maxlen=REMEMBERED_ALIKE)).append(batch_s)
+    def add(self, call_s: float, *, size: int, now_s: float, decode_s: float = 0.0) -> None:
+        """Remember a batch that has just ended: what its call took, and what decoding its images took before."""
+        self._last.append(decode_s + call_s)
+        self._alike.setdefault(size.bit_length(), deque(maxlen=REMEMBERED_ALIKE)).append(call_s)
         self._seen_at_s = now_s
 
     def value_s(self, *, now_s: float) -> float:
@@ -84,5 +86,5 @@ class BatchEstimate:
         return min(*self._last, self._cap_s) * 0.5 ** int(silent_s)
 
     def least_s(self, size: int) -> float:
-        """Return the least that the last batches of about this size took; 0 where there was none."""
+        """Return the least that the calls of the last batches of about this size took; 0 where there was none."""
         return min(self._alike.get(size.bit_length(), (0.0,)))

@@ -93,7 +93,10 @@ class Settings(BaseSettings):
     max_pixels: int = Field(25_000_000, ge=1, description="The most pixels of one image, looked at before decoding.")
     max_images_per_request: int = Field(64, ge=1, le=1024, description="The most images in one request.")
     image_formats: Names = Field(IMAGE_FORMATS, min_length=1, description="The image formats taken.")
-    decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
+    decode_in: Literal["auto", "api"] = Field(
+        "auto", description="Who decodes: the batcher where the file is smaller than its tensor, or always the `api`."
+    )
+    decode_threads: int = Field(0, ge=0, le=256, description="Threads a process decodes images on; 0: one a core.")
 
     # The model
     model: str = Field("digits", description="`digits`, `simulated`, `tf-serving` or `python:module:name`.")

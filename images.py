@@ -72,6 +72,22 @@ def check(data: bytes, *, formats: tuple[str, ...], max_pixels: int) -> None:
         image.load()
 
 
+def load_formats() -> None:
+    """Load what reads image files, or the first one waits for it."""
+    Image.init()
+
+
+def require_format(data: bytes, formats: tuple[str, ...]) -> None:
+    """Look at the first bytes of what another process will decode.
+
+    Raises UnsupportedMediaType or InvalidImage.
+    """
+    if not data:
+        raise InvalidImage("The image is empty: send the bytes of an image file.")
+    if not _begins_as_one_of(formats, data):
+        raise UnsupportedMediaType(f"No image of an accepted format: send {_either(formats)}.")
+
+
 def decode(data: bytes, *, takes: ModelInput, formats: tuple[str, ...], max_pixels: int) -> NDArray[Any]:
     """Decode an image and bring it to what a model takes.
 

@@ -17,12 +17,13 @@ from uuid import uuid4
 
 import numpy as np
 
-from batching import Batch, BatchEstimate, group
+from batching import Batch, BatchEstimate, Runnable, group
 from breaker import CircuitBreaker
+from decoding import Decoder
 from errors import ModelFailed, ModelUnavailable, ServiceError
 from model_client import ModelClient
 from records import ClaimedJob, Settlement, Timing
-from verdicts import given_back, in_time, settled, sort_out
+from verdicts import failed, given_back, in_time, settled, sort_out
 
 MOST_GUILTY = 4
 """Jobs that fail alone before the rest of their batch does too, where no call has succeeded: it is the model then."""
@@ -48,6 +49,7 @@ class _Trial:
     """What is known of a batch while its parts are run."""
 
     claimed_s: float
+    decode_s: float
     guilty: int = 0
     works: bool = False
     error: ServiceError | None = None
@@ -68,6 +70,7 @@ class Inference:
     def __init__(
         self,
         model: ModelClient,
+        decoder: Decoder,
         *,
         model_timeout_s: float,
         estimate: BatchEstimate,
@@ -76,6 +79,7 @@ class Inference:
         on_hang: Callable[[], NoReturn],
     ) -> None:
         self._model = model
+        self._decoder = decoder
         self._model_timeout_s = model_timeout_s
         self._estimate = estimate
         self._breaker = breaker
@@ -86,6 +90,11 @@ class Inference:
         self.expected_end_s = 0.0
         """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
         self._late_s = math.inf
+        self.decode_s = 0.0
+        """What decoding the images of the last claim took."""
+        self.decoded = asyncio.Event()
+        """Not set while images are decoded."""
+        self.decoded.set()
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> AsyncIterator[list[Settlement]]:
         """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call.
@@ -98,15 +107,40 @@ class Inference:
             yield refusals
         self._claims += 1
         try:
-            batches = group(runnable)
+            runnable, broken = await self._decode(runnable)
+            if broken:
+                yield broken
+            decode_s, batches = self.decode_s, group(runnable)
             if not await self._is_free_in_time():
                 yield [one for batch in batches for one in given_back(batch)]
                 return
             for batch in batches:
-                async for settlements in self._run_batch(batch, _Trial(claimed_s)):
+                async for settlements in self._run_batch(batch, _Trial(claimed_s, decode_s)):
                     yield settlements
         finally:
             self._claims -= 1
+
+    async def _decode(self, jobs: list[Runnable]) -> tuple[list[Runnable], list[Settlement]]:
+        """Make tensors of the image files, where the model takes tensors; settle those that cannot be decoded."""
+        files = {place: image for place, (_, image) in enumerate(jobs) if isinstance(image, bytes)}
+        self.decode_s = 0.0
+        if not files or self._model.takes.accepts == "encoded":
+            return jobs, []
+        began_s = time.monotonic()
+        self.decoded.clear()
+        try:
+            images = dict(zip(files, await self._decoder.decode(list(files.values()), self._model.takes), strict=True))
+        finally:
+            self.decoded.set()
+        self.decode_s = time.monotonic() - began_s
+        runnable, broken = [], []
+        for place, (job, own) in enumerate(jobs):
+            image = images.get(place, own)
+            if isinstance(image, ServiceError):
+                broken.append(failed(job, image, Timing(job.queued_s, self.decode_s)))
+            else:
+                runnable.append((job, image))
+        return runnable, broken
 
     async def _is_free_in_time(self) -> bool:
         """Wait for the call that runs; False where it is late."""
@@ -162,7 +196,7 @@ class Inference:
                 self._breaker.answered()
                 trial.works = True
                 now_s = time.monotonic()
-                self._estimate.add(now_s - started_s, size=len(batch.jobs), now_s=now_s)
+                self._estimate.add(now_s - started_s, size=len(batch.jobs), now_s=now_s, decode_s=trial.decode_s)
         return _Outcome(batch, predictions, started_s, time.monotonic())
 
     async def _call_model(self, batch: Batch) -> Sequence[object]:
@@ -197,10 +231,12 @@ class Inference:
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:
             return given_back(outcome.batch, ModelUnavailable.code)
-        model_s, waited_s = outcome.ended_s - outcome.started_s, outcome.started_s - trial.claimed_s
+        model_s = outcome.ended_s - outcome.started_s
+        waited_s = outcome.started_s - trial.claimed_s - trial.decode_s
         jobs, batch_id = outcome.batch.jobs, uuid4().hex[:12]
         log.debug("batch %s of %d took %.4f s", batch_id, len(jobs), model_s)
+        company = (trial.decode_s, model_s, len(jobs), batch_id, self._worker_id)
         return [
-            settled(job, prediction, Timing(job.queued_s + waited_s, model_s, len(jobs), batch_id, self._worker_id))
+            settled(job, prediction, Timing(job.queued_s + waited_s, *company))
             for job, prediction in zip(jobs, outcome.predictions, strict=True)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -54,6 +55,11 @@ class ModelInput:
     def takes_images(self) -> bool:
         """Whether an image file can be prepared for it."""
         return self.accepts == "encoded" or len(self.shape) == 2 or (len(self.shape) == 3 and self.shape[2] in (1, 3))
+
+    @property
+    def size_bytes(self) -> int:
+        """How long one tensor is."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def to_dict(self) -> dict[str, object]:
         """Return it as JSON-able values."""

@@ -1,17 +1,15 @@
-"""Uploads → jobs: images decoded in worker threads, tensors checked, each to exactly what the model takes."""
+"""Uploads → jobs: images decoded or on their way to be, tensors checked, each to exactly what the model takes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count, urandom
+from os import urandom
 from uuid import UUID, uuid5
 
 import numpy as np
 
-import images
 from bodies import Upload
+from decoding import Decoder
 from errors import InvalidImage, ServiceError
 from inputs import ModelInput
 from records import Job, encoded_payload, tensor_payload
@@ -34,46 +32,48 @@ def job_uuids(request_uuid: str, count: int) -> list[str]:
 
 
 class Intake:
-    """Prepares images on as many threads as there are cores."""
+    """Prepares images.
 
-    def __init__(self, *, formats: tuple[str, ...], max_pixels: int, threads: int) -> None:
-        self._formats = formats
-        self._max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(threads or cpu_count() or 1, thread_name_prefix="decode")
+    near: decode here, whatever a file's size; else one that is smaller than its tensor goes as it is and is decoded by
+    the batcher, which costs all processes less.
+    """
+
+    def __init__(self, decoder: Decoder, *, near: bool) -> None:
+        self._decoder = decoder
+        self._near = near
 
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
 
     async def prepare(
         self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput
     ) -> list[Job | ServiceError]:
-        """Return each upload's job, or why it cannot be one; what has not begun when cancelled is not begun."""
-        pairs = zip(uploads, uuids, strict=True)
-        if not any(isinstance(upload, bytes) for upload in uploads):  # nothing to decode
-            return [self._attempt(upload, uuid, takes) for upload, uuid in pairs]
-        run = asyncio.get_running_loop().run_in_executor
-        return await asyncio.gather(*(run(self._threads, self._attempt, *pair, takes) for pair in pairs))
+        """Return each upload's job, or why it cannot be one."""
+        found = dict[int, Upload | ServiceError](enumerate(uploads))
+        near: dict[int, bytes] = {}
+        for place, upload in enumerate(uploads):
+            if not isinstance(upload, bytes):
+                continue
+            if self._near or takes.accepts == "encoded" or not takes.takes_images or len(upload) >= takes.size_bytes:
+                near[place] = upload
+            else:
+                found[place] = self._decoder.look(upload)
+        if near:
+            found.update(zip(near, await self._work_on(list(near.values()), takes), strict=True))
+        return [_job(found[place], uuid, takes) for place, uuid in enumerate(uuids)]
 
-    def _attempt(self, upload: Upload, uuid: str, takes: ModelInput) -> Job | ServiceError:
-        try:
-            return Job(uuid, self._payload(upload, uuid, takes))
-        except ServiceError as exc:
-            return exc
+    async def _work_on(self, files: Sequence[bytes], takes: ModelInput) -> Sequence[Upload | ServiceError]:
+        return await (self._decoder.check(files) if takes.accepts == "encoded" else self._decoder.decode(files, takes))
 
-    def _payload(self, upload: Upload, uuid: str, takes: ModelInput) -> bytes:
-        if not isinstance(upload, bytes):
-            if takes.accepts == "encoded":
-                raise InvalidImage("this model takes image files, not tensors")
-            if upload.shape != takes.shape or (
-                upload.dtype != takes.dtype and upload.dtype.newbyteorder("=") != takes.dtype
-            ):
-                raise InvalidImage(
-                    f"the tensor is {upload.dtype} {upload.shape}; this model takes {takes.dtype} {takes.shape}"
-                )
-            return tensor_payload(uuid, np.ascontiguousarray(upload, dtype=takes.dtype))
-        if takes.accepts == "encoded":
-            images.check(upload, formats=self._formats, max_pixels=self._max_pixels)
-            return encoded_payload(uuid, upload)
-        tensor = images.decode(upload, takes=takes, formats=self._formats, max_pixels=self._max_pixels)
-        return tensor_payload(uuid, tensor)
+
+def _job(image: Upload | ServiceError, uuid: str, takes: ModelInput) -> Job | ServiceError:
+    if isinstance(image, ServiceError):
+        return image
+    if isinstance(image, bytes):
+        return Job(uuid, encoded_payload(uuid, image))
+    if takes.accepts == "encoded":
+        return InvalidImage("this model takes image files, not tensors")
+    if image.shape != takes.shape or (image.dtype != takes.dtype and image.dtype.newbyteorder("=") != takes.dtype):
+        return InvalidImage(f"the tensor is {image.dtype} {image.shape}; this model takes {takes.dtype} {takes.shape}")
+    return Job(uuid, tensor_payload(uuid, np.ascontiguousarray(image, dtype=takes.dtype)))

@@ -23,7 +23,7 @@ key               type    content                                               
 A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
 exactly once in :pending. The core keys have no time to live, since with one an evicting Redis tears the queue
 silently. Round trips: submit 1, shared by the requests of one event-loop turn; claim 1, from idle too (the bell and the
-script in one pipeline), and 1 more for payloads over 64 KB; settle 1 a batch; an answer 0, it rides in the bell.
+script in one pipeline), and 1 more for payloads over 16 KB; settle 1 a batch; an answer 0, it rides in the bell.
 
 Every method raises RedisUnreachable where the reply did not come: the command may have been carried out all the same.
 Every script is safe to repeat, so that its caller may simply call again.
@@ -65,7 +65,7 @@ MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
 SLOWEST_BYTES_S = 10_000_000
 """Payloads may take as long on their way to Redis as this rate needs, over the time limit of any command."""
-INLINE_BYTES = 64 * 1024
+INLINE_BYTES = 16 * 1024
 """The longest payload that CLAIM hands over itself; a longer one is cheaper fetched beside it than through Lua."""
 COPY_BYTES = 16 * 1024
 """The longest result that rides in the api's bell; a longer one is polled for."""

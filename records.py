@@ -2,7 +2,7 @@ r"""What crosses Redis, and its form in bytes: jobs, claims, settlements, result
 
 payload   `<uuid> tensor <numpy dtype> <shape>\n<raw bytes>` or `<uuid> encoded - -\n<image file>`
 dead      `<given up at, ms> <length of the result>\n<result><payload>`
-result    `<uuid> ok|error <queue_s> <model_s> <batch_size> <batch_id> <worker_id>\n<JSON>`
+result    `<uuid> ok|error <queue_s> <decode_s> <model_s> <batch_size> <batch_id> <worker_id>\n<JSON>`
 The UUID inside each is looked at before anything is answered: a reply that reaches the wrong reader is seen.
 """
 
@@ -99,9 +99,13 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a job spent its time, and in whose company."""
+    """Where a job spent its time, and in whose company.
+
+    decode_s: what the batcher took to decode the images of its claim.
+    """
 
     queue_s: float = 0.0
+    decode_s: float = 0.0
     model_s: float = 0.0
     batch_size: int = 0
     batch_id: str = "-"
@@ -109,7 +113,8 @@ class Timing:
 
     def line(self) -> bytes:
         """Return it as a result's first line."""
-        return f"{self.queue_s:.6f} {self.model_s:.6f} {self.batch_size} {self.batch_id} {self.worker_id}\n".encode()
+        times = f"{self.queue_s:.6f} {self.decode_s:.6f} {self.model_s:.6f}"
+        return f"{times} {self.batch_size} {self.batch_id} {self.worker_id}\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +247,8 @@ def read_dead_letter(raw: bytes) -> DeadLetter:
 def read_result(raw: bytes) -> Result:
     """Read a result as SETTLE wrote it."""
     head, _, body = raw.partition(b"\n")
-    uuid, kind, queue_s, model_s, batch_size, batch_id, worker_id = head.decode().split(" ")
-    timing = Timing(float(queue_s), float(model_s), int(batch_size), batch_id, worker_id)
+    uuid, kind, queue_s, decode_s, model_s, batch_size, batch_id, worker_id = head.decode().split(" ")
+    timing = Timing(float(queue_s), float(decode_s), float(model_s), int(batch_size), batch_id, worker_id)
     if kind == "ok":
         return Result(uuid, body, None, timing)
     error = orjson.loads(body)

@@ -16,6 +16,7 @@ from asgi import Answer, Incoming
 from bodies import Upload, read_body, split_body
 from budget import ByteBudget, Share
 from config import Settings
+from decoding import Decoder
 from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound, ServiceError
 from inputs import ModelInput
 from intake import Intake, job_uuids, new_uuid
@@ -59,9 +60,10 @@ class Service:
         self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
         self.presence = Presence()
         self.budget = ByteBudget(settings.max_held_bytes)
-        self.intake = Intake(
+        decoder = Decoder(
             formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
         )
+        self.intake = Intake(decoder, near=settings.decode_in == "api")
 
     async def run(self) -> None:
         """Watch Redis and listen for results, until cancelled."""
@@ -102,7 +104,6 @@ class Service:
         request_uuid = await self._uuid_of(key, kind, body) if key else new_uuid()
         prepared = await self._prepare(uploads, request_uuid, takes)
         decode_s = time.monotonic() - read_s
-        self.metrics.decode_seconds.observe(decode_s)
         failed = next((one for one in prepared if isinstance(one, ServiceError)), None)
         if prefer.respond_async and failed:
             raise failed  # whoever collects the result later would find no trace of it
@@ -116,6 +117,8 @@ class Service:
             by_uuid = {result.uuid: result for result in results}
             outcomes = [by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared]
             answer = predictions(request_id, outcomes)
+            decode_s += max((result.timing.decode_s for result in results), default=0.0)
+            self.metrics.decode_seconds.observe(decode_s)
             add_timing(answer, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
         if prefer.applied:
             answer.add(b"preference-applied", prefer.applied)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
-from numpy.typing import NDArray
-
-from batching import Batch
+from batching import Batch, Runnable
 from errors import DeadlineExceeded, InternalError, ModelFailed, ServiceError, from_code
 from records import ClaimedJob, Settlement, Timing, error_value, prediction_value, read_payload
 
 log = logging.getLogger(__name__)
 
 
-def sort_out(jobs: Iterable[ClaimedJob]) -> tuple[list[tuple[ClaimedJob, NDArray[Any] | bytes]], list[Settlement]]:
+def sort_out(jobs: Iterable[ClaimedJob]) -> tuple[list[Runnable], list[Settlement]]:
     """Return the jobs that may run with their images, and the settlements of those that may not."""
     runnable, refusals = [], []
     for job in jobs:

@@ -15,10 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from batcher import Batcher
+from bench.workloads import photo
+from decoding import Decoder
 from inputs import ModelInput
 from model_client import InProcess
 from models.scaling import Scaling
-from records import Progress, Result
+from records import Job, Progress, Result, encoded_payload
 from tests import test_jobs
 from tests.scene import Scene, opened
 from tests.test_jobs import job, request
@@ -27,6 +29,7 @@ server = test_jobs.server
 pytestmark = pytest.mark.parametrize("server", list(test_jobs.SERVERS)[-1:], indirect=True)
 CALL_S = 0.05
 SIZE = 8
+TENSORS = ModelInput((2,))
 
 
 @dataclass
@@ -52,10 +55,11 @@ async def scene(server: str) -> AsyncIterator[Scene]:
         yield scene
 
 
-def batcher_of(scene: Scene, model: Model) -> Batcher:
+def batcher_of(scene: Scene, model: Model, takes: ModelInput = TENSORS) -> Batcher:
     return Batcher(
         scene.queue,
-        InProcess(model.predict, takes=ModelInput((2,)), scaling=Scaling(), warm_up=lambda: None),
+        InProcess(model.predict, takes=takes, scaling=Scaling(), warm_up=lambda: None),
+        Decoder(formats=("jpeg",), max_pixels=25_000_000, threads=1),
         worker_id=uuid4().hex,
         model_name="test",
         max_batch_size=SIZE,
@@ -91,6 +95,23 @@ async def test_the_model_gets_its_next_batch_at_once(scene: Scene) -> None:
 
     assert model.sizes == [SIZE] * 12
     assert median(gaps_s[2:]) < 0.003, gaps_s
+
+
+async def test_the_next_batch_is_decoded_while_the_model_is_busy_with_this_one(scene: Scene) -> None:
+    uuids = [str(uuid4()) for _ in range(8 * SIZE)]
+    jobs = [Job(uuid, encoded_payload(uuid, photo(number))) for number, uuid in enumerate(uuids)]
+    model, stopping = Model(), asyncio.Event()
+    await scene.submit(request(*jobs))
+    running = asyncio.create_task(batcher_of(scene, model, ModelInput((224, 224, 3))).run(stopping))
+    await until_depth(scene, 0)
+    stopping.set()
+    await running
+    answers = await scene.queue.poll(uuids)
+    decode_s = median(one.timing.decode_s for one in answers if isinstance(one, Result))
+    gaps_s = [begin_s - end_s for (_, end_s), (begin_s, _) in zip(model.calls, model.calls[1:], strict=False)]
+
+    assert model.sizes == [SIZE] * 8
+    assert median(gaps_s[2:]) < decode_s / 2, (gaps_s, decode_s)
 
 
 async def test_who_is_told_to_stop_finishes_what_it_claimed_ahead(scene: Scene) -> None:

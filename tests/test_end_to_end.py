@@ -11,6 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
+import images
+from bench.models import Small
+from bench.workloads import photo
+from inputs import ModelInput
 from tests.stack import PNG, SEVEN, Stack, npy, until_answering, until_ready
 
 
@@ -165,6 +169,29 @@ async def test_an_asynchronous_request_with_a_broken_image_is_refused_whole(shar
         answer = await client.post("/predict", files=files, headers={"Prefer": "respond-async"})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
+
+
+@pytest.mark.parametrize("decode_in", ["auto", "api"])
+async def test_photos_are_answered_alike_whoever_decodes_them(
+    stack: Stack, client: httpx.AsyncClient, decode_in: str
+) -> None:
+    model, takes = Small(), ModelInput(Small.input_shape)
+    files = [photo(number) for number in range(20)]
+    tensors = [images.decode(one, takes=takes, formats=("jpeg",), max_pixels=10**6) for one in files]
+    stack.start_redis()
+    stack.start_batcher(MICROBATCH_MODEL="python:bench.models:Small")
+    stack.start_api(MICROBATCH_DECODE_IN=decode_in)
+    await until_ready(client)
+
+    parts = [("image", ("photo.jpg", one)) for one in [*files, files[0][:2000]]]
+    answer = await client.post("/predict", files=parts)
+    alone = await client.post("/predict", content=files[0][:2000], headers={"Content-Type": "image/jpeg"})
+
+    *found, broken = answer.json()["predictions"]
+    assert found == model.predict(np.stack(tensors))
+    assert broken["error"]["code"] == "invalid_image"
+    assert float(answer.headers["server-timing"].partition("decode;dur=")[2].partition(",")[0]) > 1
+    assert (alone.status_code, alone.json()["code"]) == (422, "invalid_image")
 
 
 async def test_a_wait_that_is_over_is_504(stack: Stack, client: httpx.AsyncClient) -> None:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from batching import BatchEstimate
 from breaker import CircuitBreaker
+from decoding import Decoder
 from errors import ModelUnavailable
 from inference import Inference
 from inputs import ModelInput
 from model_client import InProcess
 from models.scaling import Scaling
-from records import ClaimedJob, Result, Settlement, Verdict, read_result, tensor_payload
+from records import ClaimedJob, Result, Settlement, Verdict, encoded_payload, read_result, tensor_payload
+from tests.pictures import FORMATS, MAX_PIXELS, colours, encoded
 
 Model = Callable[[NDArray[Any]], Sequence[object]]
 
@@ -34,6 +36,7 @@ class Bench:
     """A model, and how often it was called."""
 
     model: Model
+    takes: ModelInput = field(default_factory=lambda: ModelInput((1,)))
     calls: list[int] = field(default_factory=list)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
@@ -42,9 +45,11 @@ class Bench:
         return self.model(batch)
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> dict[str, Settlement]:
-        client = InProcess(self.predict, takes=ModelInput((1,)), scaling=Scaling())
+        client = InProcess(self.predict, takes=self.takes, scaling=Scaling())
+        decoder = Decoder(formats=FORMATS, max_pixels=MAX_PIXELS, threads=2)
         inference = Inference(
             client,
+            decoder,
             model_timeout_s=5,
             estimate=BatchEstimate(cap_s=5),
             breaker=self.breaker,
@@ -53,6 +58,7 @@ class Bench:
         )
         settlements = [one async for some in inference.run(jobs) for one in some]
         await client.close()
+        decoder.close()
         assert sorted(one.uuid for one in settlements) == sorted(one.uuid for one in jobs)
         return {one.uuid: one for one in settlements}
 
@@ -198,6 +204,38 @@ async def test_a_payload_that_cannot_be_read_fails_alone() -> None:
     settled = await Bench(lambda batch: [0] * len(batch)).run(given)
 
     assert [settled[job.uuid].kind for job in given] == ["ok", "error", "error"]
+
+
+async def test_files_become_tensors_and_a_broken_one_fails_alone() -> None:
+    files = [encoded(colours(), "png"), encoded(colours(), "jpeg")[:300], encoded(colours().rotate(180), "png")]
+    uuids = [str(uuid4()) for _ in range(4)]
+    payloads = [encoded_payload(uuid, file) for uuid, file in zip(uuids, files, strict=False)]
+    payloads.append(tensor_payload(uuids[3], np.asarray(colours())))
+    given = [ClaimedJob(uuid, "run", 9, 0.5, "api", "", payload) for uuid, payload in zip(uuids, payloads, strict=True)]
+    bench = Bench(lambda batch: [int(image[0, 0, 0]) for image in batch], takes=ModelInput((24, 40, 3)))
+
+    settled = await bench.run(given)
+
+    found = [result(settled[uuid]) for uuid in uuids]
+    assert [one.error.code if one.error else one.prediction for one in found] == [
+        b"200",
+        "invalid_image",
+        b"0",
+        b"200",
+    ]
+    assert bench.calls == [3]
+    assert all(0 < one.timing.decode_s < 0.5 <= one.timing.queue_s < 1 for one in found)
+
+
+async def test_a_model_that_takes_files_gets_them_as_they_are() -> None:
+    file = encoded(colours(), "png")
+    uuid = str(uuid4())
+    bench = Bench(lambda batch: [len(image) for image in batch], takes=ModelInput((), accepts="encoded"))
+
+    settled = await bench.run([ClaimedJob(uuid, "run", 9, 0.5, "api", "", encoded_payload(uuid, file))])
+
+    assert result(settled[uuid]).prediction == str(len(file)).encode()
+    assert result(settled[uuid]).timing.decode_s == 0
 
 
 async def test_poison_is_settled_as_dead_without_a_call() -> None:

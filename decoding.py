@@ -1,0 +1,86 @@
+"""Image files decoded on several threads, for whoever has the time: api processes and batchers alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+import images
+from errors import ServiceError
+from inputs import ModelInput
+
+Done = TypeVar("Done")
+
+
+class Decoder:
+    """Decodes and checks image files.
+
+    formats, max_pixels: what is taken, see images.py. threads: 0: one a core.
+    """
+
+    def __init__(self, *, formats: tuple[str, ...], max_pixels: int, threads: int) -> None:
+        images.load_formats()
+        self._formats = formats
+        self._max_pixels = max_pixels
+        self._count = threads or cpu_count() or 1
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def decode(self, files: Sequence[bytes], takes: ModelInput) -> list[NDArray[Any] | ServiceError]:
+        """Return each file's tensor as the model takes it, or what is wrong with the file."""
+        return await self._each(
+            files, lambda file: images.decode(file, takes=takes, formats=self._formats, max_pixels=self._max_pixels)
+        )
+
+    async def check(self, files: Sequence[bytes]) -> list[bytes | ServiceError]:
+        """Return each file, looked through, or what is wrong with it."""
+
+        def checked(file: bytes) -> bytes:
+            images.check(file, formats=self._formats, max_pixels=self._max_pixels)
+            return file
+
+        return await self._each(files, checked)
+
+    def look(self, file: bytes) -> bytes | ServiceError:
+        """Return a file that begins as an image does, or why it cannot be one; of the rest nothing is looked at."""
+        try:
+            images.require_format(file, self._formats)
+        except ServiceError as exc:
+            return exc
+        return file
+
+    async def _each(self, files: Sequence[bytes], work: Callable[[bytes], Done]) -> list[Done | ServiceError]:
+        """Do it with each file, in as many threads as it takes; what has not begun when cancelled is not begun."""
+        todo = deque(enumerate(files))
+        done: dict[int, Done | ServiceError] = {}
+
+        def take_turns() -> None:
+            while True:
+                try:
+                    place, file = todo.popleft()
+                except IndexError:
+                    return
+                done[place] = _attempt(work, file)
+
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            await asyncio.gather(*(run(self._threads, take_turns) for _ in range(min(self._count, len(files)))))
+        finally:
+            todo.clear()
+        return [done[place] for place in range(len(files))]
+
+
+def _attempt(work: Callable[[bytes], Done], file: bytes) -> Done | ServiceError:
+    try:
+        return work(file)
+    except ServiceError as exc:
+        return exc
