@@ -35,6 +35,10 @@ CLAIMING_TAKES_S = 0.002
 """How long making the next claim takes, until it is known."""
 SHORT_WAIT_S = 0.1
 """A wait for company up to this is slept: a quiet Redis looks at the end of a blocking wait ten times a second only."""
+LOOK_S = 0.005
+"""How often it is looked meanwhile whether the company has come."""
+PATIENCE = 0.1
+"""The part of a batch's time that an idle worker waits for images which an api is still decoding."""
 HUNG = 70
 """Exit code of a batcher whose own model hangs: whoever runs it starts it again."""
 
@@ -137,6 +141,7 @@ class Batcher:
             max_batch_size=1 if self._breaker.is_open else self._max_batch_size,
             least_s=self._estimate.value_s(now_s=began_s),
             max_wait_s=self._max_wait_s,
+            patience_s=PATIENCE * self._estimate.usual_s,
             block_s=self._block_s if alone else 0.0,
         )
         if claim is None:
@@ -148,7 +153,7 @@ class Batcher:
                 self._claiming_takes_s = time.monotonic() - began_s
             return asyncio.create_task(self._serve(claim))
         if alone and 0 < claim.wait_s <= SHORT_WAIT_S:
-            await asyncio.sleep(claim.wait_s)
+            await asyncio.sleep(min(claim.wait_s, LOOK_S))
             self._block_s = 0.0
         return None
 

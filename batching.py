@@ -85,6 +85,11 @@ class BatchEstimate:
         silent_s = max(0.0, now_s - self._seen_at_s)
         return min(*self._last, self._cap_s) * 0.5 ** int(silent_s)
 
+    @property
+    def usual_s(self) -> float:
+        """What a batch takes, however long ago the last one was; 0 while nothing is known."""
+        return min(self._last, default=0.0)
+
     def least_s(self, size: int) -> float:
         """Return the least that the calls of the last batches of about this size took; 0 where there was none."""
         return min(self._alike.get(size.bit_length(), (0.0,)))

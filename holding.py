@@ -52,7 +52,14 @@ class Holding:
         return not self._held
 
     async def claim(
-        self, stopping: asyncio.Event, *, max_batch_size: int, least_s: float, max_wait_s: float, block_s: float
+        self,
+        stopping: asyncio.Event,
+        *,
+        max_batch_size: int,
+        least_s: float,
+        max_wait_s: float,
+        patience_s: float,
+        block_s: float,
     ) -> Claim | None:
         """Claim under a new id, and under the same one until a reply has come; None where told to stop first.
 
@@ -69,6 +76,7 @@ class Holding:
                     least_s=least_s,
                     max_solo=self._max_solo,
                     max_wait_s=max_wait_s,
+                    patience_s=patience_s,
                     block_s=block_s,
                     holding=holding,
                 )

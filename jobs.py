@@ -126,14 +126,16 @@ class JobQueue:
         max_results: int,
         max_batch_size: int,
         batch_s: float,
+        arriving: int = 0,
     ) -> tuple[int, list[Admission]]:
         """Take the jobs of some requests into the queue, at most 1,024 in all.
 
         batch_s: what a batch takes, divided by the live workers; 0: not known, refuse nobody by it.
+        arriving: how many jobs this api is still decoding: an idle worker may wait for them.
         Returns the depth, and what became of each request.
         """
         keys: list[str] = []
-        arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id]
+        arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id, arriving]
         bytes_ = 0
         for number, submission in enumerate(submissions):
             remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
@@ -213,11 +215,14 @@ class JobQueue:
         max_solo: int,
         max_wait_s: float,
         block_s: float,
+        patience_s: float = 0.0,
         holding: bool = False,
     ) -> Claim:
         """Lease a share of the oldest jobs, waiting up to `block_s` for the bell first.
 
         least_s: a job with less time left than this comes with the verdict "expired".
+        max_wait_s: how long the oldest job may wait for a full batch. patience_s: how long it may wait for what an api
+        says is still being decoded, up to this worker's share.
         holding: the worker holds jobs already; then it gets none that ever died, and none while another is idle.
         A claim whose reply was lost must be asked for again with the same id: it then gets the same jobs.
         """
@@ -231,8 +236,9 @@ class JobQueue:
             worker_id,
             int(holding),
             INLINE_BYTES,
+            _ms(max_wait_s),
+            _ms(patience_s),
         ]
-        arguments.append(_ms(max_wait_s))
         block_s = min(block_s, self._longest_block_s)
         bell = ("BLPOP", self._bell, block_s) if block_s > 0 else ()
         left, lease_end, wait, suspect, *rows = await self._run("claim", keys, arguments, after=bell, longer_s=block_s)

@@ -33,7 +33,10 @@ class _Posted:
 
 
 class Outbox:
-    """Submits and drops jobs: what comes while a call is on its way goes with the next."""
+    """Submits and drops jobs: what comes while a call is on its way goes with the next.
+
+    arriving: tells how many images are still being decoded; each submit says so to the batchers.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Outbox:
         max_queue_depth: int,
         max_results: int,
         max_batch_size: int,
+        arriving: Callable[[], int],
     ) -> None:
         self._queue = queue
         self._readiness = readiness
@@ -51,6 +55,7 @@ class Outbox:
         self._max_queue_depth = max_queue_depth
         self._max_results = max_results
         self._max_batch_size = max_batch_size
+        self._arriving = arriving
         self._to_submit: list[_Posted] = []
         self._to_drop: list[str] = []
         self._submitting: asyncio.Task[None] | None = None
@@ -104,6 +109,7 @@ class Outbox:
             max_results=self._max_results,
             max_batch_size=self._max_batch_size,
             batch_s=self._readiness.batch_s,
+            arriving=self._arriving(),
         )
         return admissions
 

@@ -56,7 +56,9 @@ class Service:
             max_queue_depth=settings.max_queue_depth,
             max_results=settings.max_results,
             max_batch_size=settings.max_batch_size,
+            arriving=lambda: self._decoding,
         )
+        self._decoding = 0
         self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
         self.presence = Presence()
         self.budget = ByteBudget(settings.max_held_bytes)
@@ -141,6 +143,7 @@ class Service:
     ) -> list[Job | ServiceError]:
         if not self.settings.simulated_decode_s and isinstance(uploads[0], np.ndarray):  # it takes no time
             return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+        self._decoding += len(uploads)
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 if self.settings.simulated_decode_s:  # holds no thread, however many wait
@@ -148,6 +151,8 @@ class Service:
                 return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
         except TimeoutError as exc:
             raise DeadlineExceeded("the image was not decoded in time; try again later") from exc
+        finally:
+            self._decoding -= len(uploads)
 
     async def _results(
         self, incoming: Incoming, jobs: list[Job], prefer: Preferences, *, again: bool, spent_s: float

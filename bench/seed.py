@@ -37,7 +37,6 @@ SETTINGS = {
     "SIMULATED_BATCH_S": str(BATCH_S),
     "SIMULATED_DECODE_S": str(DECODE_S),
     "MAX_BATCH_SIZE": str(BATCH_SIZE),
-    "MAX_WAIT_S": "0.02",
     "REQUEST_TIMEOUT_S": "60",
     "QUEUE_NAME": "bench-seed",
 }

@@ -5,13 +5,14 @@
 -- ARGV 1 n   2 lease ms   3 claim id   4 least remaining ms   5 max_solo   6 worker id   7 is it holding jobs (0, 1)
 --        (1: only jobs that never died, and none while others are idle)
 --      8 longest payload that is handed over inline, in bytes   9 ms the oldest job may wait for a fuller batch
+--      10 ms it may wait for the share of this worker, while an api says that more is on its way
 -- Returns jobs left in line, ms until the next lease ends (-1: none), ms to wait for a fuller batch (0: do not), whether
 -- its jobs have died before (0, 1), then per job {uuid, verdict run | expired | poison, remaining ms, ms since submitted,
 -- api id, last error code, payload or nil: fetch it by HGET}.
 -- Cost: O(jobs given + leases ended).
 -- Safe to repeat: the same claim id gives what is left of the same batch for 60 s; after that its leases have ended.
 local n, lease_ms, claim, least, max_solo = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local worker, holding, inline, max_wait = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8]), tonumber(ARGV[9])
+local worker, holding, inline, max_wait, patience = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local reply, given = {0, -1, 0, 0}, {}
 
 -- Their payloads ride along, unless they are long.
@@ -26,6 +27,12 @@ local function hand_over(uuids, verdicts, rows)
     local remaining = math.floor((row.deadline or now) - now)
     reply[#reply + 1] = {uuid, verdicts[place], remaining, now - row.submitted, row.api, row.code, payloads[uuid] or false}
   end
+end
+
+-- What the last SUBMIT said was still being decoded; soon it is no news.
+local function arriving()
+  local said, until_ms = string.match(redis.call('HGET', STATS, 'arriving') or '', '^(%d+) (%d+)$')
+  return said and tonumber(until_ms) > now and tonumber(said) or 0
 end
 
 local function finish(left)
@@ -66,13 +73,15 @@ count('leases_ended', #ended)
 -- An idle worker asks again within a second, so one that has not is dead or stopped.
 redis.call('ZREMRANGEBYSCORE', IDLE, '-inf', now - 2500)
 local in_line, others_idle = redis.call('LLEN', PENDING), redis.call('ZCARD', IDLE)
-local want = math.min(n, math.ceil(in_line / (others_idle + 1)))
+local coming = patience > 0 and in_line > 0 and in_line < n and not holding and arriving() or 0
+local want = math.min(n, math.ceil((in_line + coming) / (others_idle + 1)))
+local longest = want > in_line and math.max(max_wait, patience) or max_wait
 if holding and others_idle > 0 then want = 0 end
-if max_wait > 0 and not holding then
+if longest > 0 and not holding then
   if in_line >= n then want = n                                            -- a full batch was waited for
   elseif in_line > 0 then
     local oldest = read({redis.call('LINDEX', PENDING, 0)})[1]
-    reply[3] = oldest and math.max(0, max_wait - (now - oldest.submitted)) or 0
+    reply[3] = oldest and math.max(0, longest - (now - oldest.submitted)) or 0
     if reply[3] > 0 then want = 0 end
   end
 end

@@ -3,14 +3,15 @@
 -- KEYS 12..  the result key of each job
 -- ARGV 1 max_queue_depth   2 max_results, looked at for jobs whose result is kept
 --      3 max_batch_size    4 ms a batch takes, divided by the live workers (0: unknown, never refuse by it)   5 api id
+--      6 jobs that this api is still decoding
 --      then per job: request number (jobs of one request stand together), uuid, payload, remaining ms,
 --      kept (1: nobody waits, the result stays until its TTL ends)
 -- Returns depth, then per job OK, DUP (known or settled: accepted before), FULL (depth, results or predicted wait), OOM.
 -- Cost: O(1) a job, and in one of 16 calls a sweep of at most 64 jobs that ended a minute ago.
 -- Safe to repeat: a job that is in the queue or has a result is DUP and left as it is.
-local jobs = (#ARGV - 5) / 5
+local jobs = (#ARGV - 6) / 5
 local max_depth, max_results, batch_size, batch_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local function field(job, number) return ARGV[job * 5 + number] end
+local function field(job, number) return ARGV[job * 5 + 1 + number] end
 local reply = {}
 
 -- The first write must be one that Redis refuses at its memory limit: after a ZREM it would let the payloads in.
@@ -68,5 +69,6 @@ all('ZADD', DEADLINES, deadlines)
 all('RPUSH', PENDING, pending)
 ring(#pending)
 count('submitted', #pending)
+if not no_memory then redis.call('HSET', STATS, 'arriving', ARGV[6] .. ' ' .. tostring(now + 100)) end
 reply[1] = depth
 return reply

@@ -173,6 +173,53 @@ async def a_batch_waits_for_company_and_no_longer_than_told(scene: Scene) -> Non
     assert len((await scene.claim(max_wait_s=SHORT_S)).jobs) == 1
 
 
+async def the_share_of_what_an_api_still_decodes_is_waited_for(scene: Scene) -> None:
+    await scene.claim("idle")
+    await scene.submit(request(job(), job()), arriving=3)
+
+    early = await scene.claim(patience_s=60)
+    assert early.jobs == ()
+    assert 0 < early.wait_s <= 60
+    assert len((await scene.claim(n=2, patience_s=60)).jobs) == 1
+    await scene.submit(request(job(), job()), arriving=1)
+    assert len((await scene.claim(patience_s=60)).jobs) == 2
+
+
+async def who_has_its_share_waits_for_nothing_on_its_way(scene: Scene) -> None:
+    await scene.claim("idle")
+    await scene.submit(request(*(job() for _ in range(3))), arriving=3)
+
+    assert len((await scene.claim(patience_s=60)).jobs) == 3
+
+
+async def who_does_not_wait_takes_its_share_of_what_is_there(scene: Scene) -> None:
+    await scene.claim("idle")
+    await scene.submit(request(*(job() for _ in range(4))), arriving=4)
+
+    assert len((await scene.claim()).jobs) == 2
+
+
+async def nobody_waits_for_what_is_on_its_way_longer_than_told(scene: Scene) -> None:
+    await scene.submit(request(job(), job()), arriving=3)
+    await let_pass(scene.redis, SHORT_S)
+
+    assert len((await scene.claim(patience_s=SHORT_S)).jobs) == 2
+    await scene.submit(request(job()), arriving=3)
+    assert len((await scene.claim()).jobs) == 1
+    await scene.submit(request(job()), arriving=3)
+    assert len((await scene.claim(patience_s=60, holding=True)).jobs) == 1
+
+
+async def what_was_on_its_way_is_soon_no_news(scene: Scene) -> None:
+    await scene.submit(request(job()), arriving=3)
+    await let_pass(scene.redis, 0.1)
+
+    assert len((await scene.claim(patience_s=60)).jobs) == 1
+    await scene.submit(request(job()), arriving=3)
+    await scene.submit(request(job()))
+    assert len((await scene.claim(patience_s=60)).jobs) == 2
+
+
 async def a_full_batch_waits_for_nobody_and_is_not_shared(scene: Scene) -> None:
     await scene.claim("idle")
     await scene.submit(request(*(job() for _ in range(8))))

@@ -55,7 +55,9 @@ async def holding(scene: Scene, proxy: FaultProxy) -> AsyncIterator[Holding]:
 
 
 async def claim(holding: Holding) -> Claim:
-    found = await holding.claim(asyncio.Event(), max_batch_size=8, least_s=0.0, max_wait_s=0.0, block_s=0.0)
+    found = await holding.claim(
+        asyncio.Event(), max_batch_size=8, least_s=0.0, max_wait_s=0.0, patience_s=0.0, block_s=0.0
+    )
 
     assert found is not None
     return found

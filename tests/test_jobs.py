@@ -101,9 +101,17 @@ class Line:
 
     queue: JobQueue
 
-    async def submit(self, *submissions: Submission, depth: int = 100, results: int = 100) -> list[Admission]:
+    async def submit(
+        self, *submissions: Submission, depth: int = 100, results: int = 100, arriving: int = 0
+    ) -> list[Admission]:
         _depth, admissions = await self.queue.submit(
-            submissions, api_id="api", max_queue_depth=depth, max_results=results, max_batch_size=8, batch_s=0.0
+            submissions,
+            api_id="api",
+            max_queue_depth=depth,
+            max_results=results,
+            max_batch_size=8,
+            batch_s=0.0,
+            arriving=arriving,
         )
         return admissions
 
@@ -116,6 +124,7 @@ class Line:
         lease_s: float = 5.0,
         max_solo: int = 3,
         max_wait_s: float = 0.0,
+        patience_s: float = 0.0,
         block_s: float = 0.0,
         holding: bool = False,
     ) -> Claim:
@@ -127,6 +136,7 @@ class Line:
             least_s=0.0,
             max_solo=max_solo,
             max_wait_s=max_wait_s,
+            patience_s=patience_s,
             block_s=block_s,
             holding=holding,
         )

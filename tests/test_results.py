@@ -29,7 +29,13 @@ class Desk:
         self.queue = JobQueue(url, name="test", timeout_s=2)
         self.readiness = Readiness(self.queue, worker_timeout_s=5, override=TAKES_ANY)
         self.outbox = Outbox(
-            self.queue, self.readiness, api_id="api", max_queue_depth=4, max_results=2, max_batch_size=2
+            self.queue,
+            self.readiness,
+            api_id="api",
+            max_queue_depth=4,
+            max_results=2,
+            max_batch_size=2,
+            arriving=lambda: 0,
         )
         self.results = Results(self.queue, self.readiness, self.outbox, api_id="api")
 
