@@ -18,6 +18,7 @@ from batcher import Batcher
 from bench.workloads import photo
 from decoding import Decoder
 from inputs import ModelInput
+from jobs import JobQueue
 from model_client import InProcess
 from models.scaling import Scaling
 from records import Job, Progress, Result, encoded_payload
@@ -55,9 +56,9 @@ async def scene(server: str) -> AsyncIterator[Scene]:
         yield scene
 
 
-def batcher_of(scene: Scene, model: Model, takes: ModelInput = TENSORS) -> Batcher:
+def batcher_of(queue: JobQueue, model: Model, takes: ModelInput = TENSORS) -> Batcher:
     return Batcher(
-        scene.queue,
+        queue,
         InProcess(model.predict, takes=takes, scaling=Scaling(), warm_up=lambda: None),
         Decoder(formats=("jpeg",), max_pixels=25_000_000, threads=1),
         worker_id=uuid4().hex,
@@ -87,7 +88,7 @@ async def until_depth(scene: Scene, depth: int) -> None:
 async def test_the_model_gets_its_next_batch_at_once(scene: Scene) -> None:
     model, stopping = Model(), asyncio.Event()
     await scene.submit(request(*(job() for _ in range(12 * SIZE))))
-    running = asyncio.create_task(batcher_of(scene, model).run(stopping))
+    running = asyncio.create_task(batcher_of(scene.queue, model).run(stopping))
     await until_depth(scene, 0)
     stopping.set()
     await running
@@ -102,7 +103,7 @@ async def test_the_next_batch_is_decoded_while_the_model_is_busy_with_this_one(s
     jobs = [Job(uuid, encoded_payload(uuid, photo(number))) for number, uuid in enumerate(uuids)]
     model, stopping = Model(), asyncio.Event()
     await scene.submit(request(*jobs))
-    running = asyncio.create_task(batcher_of(scene, model, ModelInput((224, 224, 3))).run(stopping))
+    running = asyncio.create_task(batcher_of(scene.queue, model, ModelInput((224, 224, 3))).run(stopping))
     await until_depth(scene, 0)
     stopping.set()
     await running
@@ -124,7 +125,7 @@ async def test_who_is_told_to_stop_finishes_what_it_claimed_ahead(scene: Scene) 
     model = Model(at_end=stop_once_two_claims_are_held)
     await scene.submit(request(*mine))
     async with asyncio.timeout(10):
-        await batcher_of(scene, model).run(stopping)
+        await batcher_of(scene.queue, model).run(stopping)
     answers = await scene.queue.poll([one.uuid for one in mine])
 
     assert len([one for one in answers if isinstance(one, Result)]) == sum(model.sizes)
@@ -146,12 +147,12 @@ async def test_what_waits_behind_a_call_that_stalls_goes_to_who_is_free(scene: S
 
     stalling, free = Model(at_end=stall_at_the_fifth), Model()
     await scene.submit(request(*mine))
-    running = [asyncio.create_task(batcher_of(scene, stalling).run(stopping))]
+    running = [asyncio.create_task(batcher_of(scene.queue, stalling).run(stopping))]
     await asyncio.to_thread(stalls.wait, 10)
 
     assert await scene.ask("ZCARD leases") == 2 * SIZE
 
-    running.append(asyncio.create_task(batcher_of(scene, free).run(stopping)))
+    running.append(asyncio.create_task(batcher_of(scene.queue, free).run(stopping)))
     end_s = time.monotonic() + 1.5  # before any lease ends
     while await answered() < 5 * SIZE:
         assert time.monotonic() < end_s
@@ -177,7 +178,7 @@ async def test_suspects_run_with_nothing_else_in_the_process(scene: Scene) -> No
     model, stopping = Model(at_end=look), asyncio.Event()
     await scene.take(3, crash=True)
     await scene.submit(request(*(job() for _ in range(2 * SIZE))))
-    running = asyncio.create_task(batcher_of(scene, model).run(stopping))
+    running = asyncio.create_task(batcher_of(scene.queue, model).run(stopping))
     await until_depth(scene, 0)
     stopping.set()
     await running

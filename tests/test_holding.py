@@ -98,7 +98,7 @@ async def test_an_error_of_ours_fails_its_claim_and_the_worker_goes_on(scene: Sc
 
     first, second, stopping = job(), job(), asyncio.Event()
     await scene.submit(request(first))
-    running = asyncio.create_task(batcher_of(scene, Odd()).run(stopping))
+    running = asyncio.create_task(batcher_of(scene.queue, Odd()).run(stopping))
     await until_depth(scene, 0)
     await scene.submit(request(second))
     await until_depth(scene, 0)
