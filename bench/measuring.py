@@ -65,12 +65,12 @@ def overhead(size: Size) -> Iterator[Row]:
 
 
 def images(size: Size) -> Iterator[Row]:
-    """Yield photos a second beside a bare loop on all cores."""
+    """Yield photos a second beside a bare loop on all cores, with as many batchers as there are: they decode."""
     work = photos()
-    with service(work.settings) as ours:
-        look = _Looks("photos", ours, work)
+    with service(work.settings, batchers=CORES) as ours:
+        look = _Looks(f"photos, {CORES} batchers", ours, work)
         for turn in range(size.turns):
-            yield _bare("photos", "photos", turn, processes=CORES, seconds=size.seconds)
+            yield _bare(look.plan, "photos", turn, processes=CORES, seconds=size.seconds)
             for clients in (16, 64):
                 yield look.closed(turn, clients=clients, seconds=size.seconds)
 
