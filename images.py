@@ -78,7 +78,7 @@ def load_formats() -> None:
 
 
 def require_format(data: bytes, formats: tuple[str, ...]) -> None:
-    """Look at the first bytes of what another process will decode.
+    """Look at the first bytes: the rest may be broken.
 
     Raises UnsupportedMediaType or InvalidImage.
     """
@@ -108,15 +108,13 @@ def decode(data: bytes, *, takes: ModelInput, formats: tuple[str, ...], max_pixe
 
 def _open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> ImageFile.ImageFile:
     """Read the header only: format and pixels are judged before anything is decoded."""
-    if not data:
-        raise InvalidImage("The image is empty: send the bytes of an image file.")
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with _pillow(max_pixels):
             image = Image.open(io.BytesIO(data), formats=formats)
     except InvalidImage as exc:
-        if isinstance(exc.__cause__, UnidentifiedImageError) and not _begins_as_one_of(formats, data):
-            raise UnsupportedMediaType(f"No image of an accepted format: send {_either(formats)}.") from exc
+        if isinstance(exc.__cause__, UnidentifiedImageError):
+            require_format(data, formats)
         raise
     if max(image.width * image.height, _tile_pixels(image)) > max_pixels:
         raise _too_large(max_pixels)

@@ -18,7 +18,7 @@ key               type    content                                               
 :dead             LIST    jobs given up, with reason and payload                           1,000, 64 MiB
 :secret           STRING  what the UUIDs of Idempotency-Keys are made with                 constant
 :key:<hash>       STRING  fingerprint of the body that came with an Idempotency-Key        deadline + TTL
-:stats            HASH    counters                                                         constant
+:stats            HASH    counters; what the last api to submit said it still decodes       constant
 
 A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
 exactly once in :pending. The core keys have no time to live, since with one an evicting Redis tears the queue

@@ -16,6 +16,8 @@ from records import Job, Progress, Result, Submission, Timing, read_result
 
 LISTEN_S = 0.25
 """How long one look at the bell blocks, and so how late an answer can be whose ring was lost."""
+LISTEN_FOR_KEPT_S = 0.05
+"""The same while somebody waits for a job that another api may have submitted: then that one is rung."""
 PASSING = (502, 503, 504)
 """Statuses of errors that another try may mend."""
 LAST_LOOK_S = 0.05
@@ -66,6 +68,7 @@ class Results:
         self._outbox = outbox
         self._api_id = api_id
         self._outstanding: dict[str, list[_Waiting]] = {}  # of one job several with the same Idempotency-Key
+        self._kept = 0
 
     async def ask(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
         """Submit the jobs of one request, wait for their results and collect them.
@@ -120,12 +123,13 @@ class Results:
         polled_at_s = 0.0
         while True:
             try:
+                listen_s = LISTEN_FOR_KEPT_S if self._kept else LISTEN_S
                 without_copy = [
-                    token for token in await self._queue.listen(self._api_id, LISTEN_S) if not self._wake(token)
+                    token for token in await self._queue.listen(self._api_id, listen_s) if not self._wake(token)
                 ]
                 if without_copy:
                     await self._poll([uuid for token in without_copy if (uuid := token.decode()) in self._outstanding])
-                if time.monotonic() - polled_at_s >= LISTEN_S:
+                if time.monotonic() - polled_at_s >= listen_s:
                     await self._poll(self._unanswered())
                     polled_at_s = time.monotonic()
             except Unavailable as exc:
@@ -139,6 +143,7 @@ class Results:
         waiting = _Waiting(submission, loop.time() + submission.remaining_s, loop.create_future())
         for job in submission.jobs:
             self._outstanding.setdefault(job.uuid, []).append(waiting)
+        self._kept += submission.kept
         timer = loop.call_later(wait_s, waiting.end)
         try:
             if submission.kept:
@@ -148,6 +153,7 @@ class Results:
             await waiting.over
         finally:
             timer.cancel()
+            self._kept -= submission.kept
             waiting.over.cancel()  # whoever was cancelled: nobody waits any more
             for job in submission.jobs:
                 self._forget(job.uuid, waiting)

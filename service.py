@@ -113,14 +113,14 @@ class Service:
         jobs = [one for one in prepared if isinstance(one, Job)]
         share.hold(max(share.held_bytes, sum(len(job.payload) for job in jobs)))
         results = await self._results(incoming, jobs, prefer, again=bool(key), spent_s=decode_s) if jobs else []
+        decode_s += max((result.timing.decode_s for result in results or ()), default=0.0)
+        self.metrics.decode_seconds.observe(decode_s)
         if results is None:
             answer = accepted(request_id)
         else:
             by_uuid = {result.uuid: result for result in results}
             outcomes = [by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared]
             answer = predictions(request_id, outcomes)
-            decode_s += max((result.timing.decode_s for result in results), default=0.0)
-            self.metrics.decode_seconds.observe(decode_s)
             add_timing(answer, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
         if prefer.applied:
             answer.add(b"preference-applied", prefer.applied)

@@ -162,7 +162,7 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         )
         right.set_xticks(range(len(loads)), loads)
     left.set(xlabel="requests a second", ylabel="ms", yscale="log", title="1 to 1,000 clients, 3 KB tensors")
-    right.set(xlabel="clients", ylabel="s", title="processor time per 1,000 requests, all processes")
+    right.set(xlabel="clients", ylabel="s", title="CPU s per 1,000 requests, all processes")
     left.legend()
     right.legend()
     figures.savefig(file)

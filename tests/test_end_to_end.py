@@ -86,14 +86,10 @@ async def test_both_processes_wait_for_redis_and_come_good_by_themselves(
     assert answer.status_code == 200
 
 
-async def test_a_load_balancer_may_look_by_head_and_keep_its_connection(
-    stack: Stack, client: httpx.AsyncClient
-) -> None:
-    stack.start_redis()
-    stack.start_batcher()
-    stack.start_api()
-    await until_ready(client)
-    reader, writer = await asyncio.open_unix_connection(f"{stack.folder}/api.sock")
+async def test_a_load_balancer_may_look_by_head_and_keep_its_connection(shared_stack: Stack) -> None:
+    async with shared_stack.client() as client:
+        await until_ready(client)
+    reader, writer = await asyncio.open_unix_connection(f"{shared_stack.folder}/api.sock")
     writer.write(b"HEAD /health/ready HTTP/1.1\r\nHost: service\r\n\r\n")
 
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")

@@ -75,7 +75,7 @@ async def test_a_client_that_lost_its_connection_finds_the_answer(
     with closing(Redis(unix_socket_path=f"{stack.folder}/redis.sock")) as redis:
         (stats,) = redis.keys("*:stats")
         assert redis.hget(stats, "claimed") == b"1"  # it ran once
-    assert answer.elapsed.total_seconds() < 2  # the other api is not rung: it looks four times a second
+    assert answer.elapsed.total_seconds() < 0.5
 
 
 async def test_what_another_try_may_mend_is_run_anew(two: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
