@@ -1,6 +1,6 @@
 """The bare loop, without any service: our images.py and a model in plain processes, one a core.
 
-    python -m bench.bare photos|rows <seconds>
+    python -m bench.bare photos|wide|convolution <seconds>
 
 It prints how many images it did, and the processor time they took.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import images
-from bench.models import Small, Wide
+from bench.models import Convolution, Small, Wide
 from bench.parts import ONE_THREAD, ROOT, inherited
 from bench.workloads import photos
 from config import load_settings
@@ -59,14 +59,19 @@ def _photos() -> Callable[[], int]:
     return batch
 
 
-def _rows() -> Callable[[], int]:
-    model, values = Wide(), np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 4096), np.uint8)
+def _tensors(model: Wide | Convolution) -> Callable[[], int]:
+    values = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *model.input_shape), np.uint8)
     return lambda: len(model.predict(values))
 
 
 def main() -> None:
     """Do batch after batch for a time."""
-    batch = {"photos": _photos, "rows": _rows}[sys.argv[1]]()
+    plans: dict[str, Callable[[], Callable[[], int]]] = {
+        "photos": _photos,
+        "wide": lambda: _tensors(Wide()),
+        "convolution": lambda: _tensors(Convolution()),
+    }
+    batch = plans[sys.argv[1]]()
     seconds, done = float(sys.argv[2]), 0
     batch()
     began_s, cpu_began_s = time.perf_counter(), time.process_time()

@@ -12,8 +12,9 @@ import uvloop
 
 from bench import bare
 from bench.load import Load, closed_loop, open_loop, request_bytes
+from bench.models import Convolution, Wide
 from bench.parts import Target, floor, service
-from bench.workloads import Workload, photos, rows, tensors
+from bench.workloads import Workload, for_model, photos, tensors
 
 CORES = cpu_count() or 1
 WARM_UP_S = 0.5
@@ -88,11 +89,19 @@ def model_bound(size: Size, *, batchers: int) -> Iterator[Row]:
 
 def weight_bound(size: Size) -> Iterator[Row]:
     """Yield what batching gives a model whose cost is its weights, beside a bare loop of full batches."""
-    work = rows()
+    yield from _beside_full_batches("weights: 3 layers of 4096 x 4096", for_model(Wide), "wide", size)
+
+
+def arithmetic_bound(size: Size) -> Iterator[Row]:
+    """Yield what batching gives a model whose cost is its arithmetic."""
+    yield from _beside_full_batches("arithmetic: 3 convolutions of 3 x 3", for_model(Convolution), "convolution", size)
+
+
+def _beside_full_batches(plan: str, work: Workload, bare_plan: str, size: Size) -> Iterator[Row]:
     with service(work.settings) as ours:
-        look = _Looks("3 layers of 4096 x 4096", ours, work)
+        look = _Looks(plan, ours, work)
         for turn in range(size.turns):
-            yield _bare(look.plan, "rows", turn, processes=1, seconds=size.seconds)
+            yield _bare(plan, bare_plan, turn, processes=1, seconds=size.seconds)
             for clients in (1, 128):
                 yield look.closed(turn, clients=clients, seconds=2 * size.seconds)
 

@@ -54,6 +54,7 @@ def _measure(wanted: str, *, full: bool) -> Iterator[Row]:
             "model-bound 1": partial(measuring.model_bound, batchers=1),
             "model-bound 2": partial(measuring.model_bound, batchers=2),
             "weight-bound": measuring.weight_bound,
+            "arithmetic-bound": measuring.arithmetic_bound,
             "arrivals": measuring.arrivals,
         }
     for name, plan in plans.items():

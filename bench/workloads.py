@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from bench.models import Convolution, Wide
+
 PHOTOS = 32
 SEED = 7
 
@@ -27,10 +29,10 @@ def tensors(**settings: str) -> Workload:
     return Workload("application/x-npy", (npy(tensor),), {"MODEL": "simulated"} | settings)
 
 
-def rows() -> Workload:
-    """Return rows for a model whose cost is its weights."""
-    row = np.random.default_rng(SEED).integers(0, 256, 4096, np.uint8)
-    return Workload("application/x-npy", (npy(row),), {"MODEL": "python:bench.models:Wide"})
+def for_model(model: type[Wide | Convolution]) -> Workload:
+    """Return a tensor for a model of bench/models.py."""
+    tensor = np.random.default_rng(SEED).integers(0, 256, model.input_shape, np.uint8)
+    return Workload("application/x-npy", (npy(tensor),), {"MODEL": f"python:bench.models:{model.__name__}"})
 
 
 def photos() -> Workload:
