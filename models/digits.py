@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from config import Settings
 from inputs import ModelInput
+from models.choice import Choice
+from models.in_process import InProcess
 
 WEIGHTS = Path(__file__).with_name("digits.npz")
 _PLACES = 4  # beyond them a row's scores may depend on its batch, since sums are taken in another order
@@ -37,3 +40,9 @@ class Digits:
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = np.round(odds / odds.sum(axis=1, keepdims=True), _PLACES)
         return [{"label": int(row.argmax()), "score": float(row.max()), "scores": row.tolist()} for row in scores]
+
+
+def open_model(settings: Settings) -> InProcess:
+    """Open it, with what the settings say of its input."""
+    digits = Digits()
+    return InProcess(digits.predict, takes=Choice.of(settings).over(digits.takes), scaling=Choice.of(settings).scaling)

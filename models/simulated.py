@@ -7,6 +7,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from config import Settings
+from inputs import ModelInput
+from models.choice import Choice
+from models.in_process import InProcess
+
+TAKES = ModelInput(shape=(32, 32, 3))
+
 
 class Simulated:
     """Sleep `batch_s` a batch and `image_s` an image; predict the sum of the image's values."""
@@ -21,3 +28,9 @@ class Simulated:
         if cost_s:
             time.sleep(cost_s)
         return [{"sum": total} for total in batch.reshape(len(batch), -1).sum(axis=1).tolist()]
+
+
+def open_model(settings: Settings) -> InProcess:
+    """Open it, with what the settings say of its costs and its input."""
+    simulated = Simulated(batch_s=settings.simulated_batch_s, image_s=settings.simulated_image_s)
+    return InProcess(simulated.predict, takes=Choice.of(settings).over(TAKES), scaling=Choice.of(settings).scaling)

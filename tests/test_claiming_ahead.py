@@ -19,7 +19,7 @@ from bench.workloads import photo
 from decoding import Decoder
 from inputs import ModelInput
 from jobs import JobQueue
-from model_client import InProcess
+from models.in_process import InProcess
 from models.scaling import Scaling
 from records import Job, Progress, Result, encoded_payload
 from tests import test_jobs

@@ -19,7 +19,7 @@ from decoding import Decoder
 from errors import ModelUnavailable
 from inference import Inference
 from inputs import ModelInput
-from model_client import InProcess
+from models.in_process import InProcess
 from models.scaling import Scaling
 from records import ClaimedJob, Result, Settlement, Verdict, encoded_payload, read_result, tensor_payload
 from tests.pictures import FORMATS, MAX_PIXELS, colours, encoded

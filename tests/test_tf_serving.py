@@ -275,14 +275,14 @@ async def test_every_status_of_the_contract_has_its_error_and_tells_clients_noth
 async def test_the_log_holds_neither_a_long_answer_nor_values_of_the_request(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "models.tf_serving")
+    caplog.set_level(logging.DEBUG, "models.server")
     async with opened(url, "fail-500") as model, opened(url, "labels", LABELLED) as labels:
         with pytest.raises(ModelFailed):
             await model.predict(pictures(1))
         with pytest.raises(ModelFailed):
             await labels.predict(np.full((1, 4, 4), 7.125, np.float32))
 
-    records = [record.getMessage() for record in caplog.records if record.name == "models.tf_serving"]
+    records = [record.getMessage() for record in caplog.records if record.name == "models.server"]
     assert len(records) == 2
     assert all(len(record) < 400 and "\n" not in record and "7.125" not in record for record in records)
 

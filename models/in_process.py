@@ -1,0 +1,100 @@
+"""Any Python model: its `predict(batch)` runs in one thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import ServiceError, StartError
+from inputs import ModelInput
+from models.scaling import Scaling
+
+log = logging.getLogger(__name__)
+
+QUICK_S = 0.001
+"""How long a call is waited for where it is made where the last one was as quick: to come back through the event loop
+takes two wake-ups more, about 0.15 ms."""
+HAND_OVER_S = 0.0001
+"""How long the thread of a slower model is given to begin, before Python code that can wait holds the interpreter."""
+
+Returned = TypeVar("Returned")
+Predict = Callable[[NDArray[Any]], Sequence[object]]
+
+
+class InProcess:
+    """A model client, see model_client.py, of what is called in this process."""
+
+    in_process = True
+
+    def __init__(
+        self,
+        predict: Predict,
+        *,
+        takes: ModelInput,
+        scaling: Scaling,
+        warm_up: Callable[[], object] | None = None,
+        close: Callable[[], object] | None = None,
+    ) -> None:
+        self.takes = takes
+        self._predict = predict
+        self._scaling = scaling
+        self._warm_up = warm_up
+        self._close = close
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._took_s = 0.0
+
+    async def warm_up(self) -> None:
+        """Call the model's own `warm_up`, or predict one blank image."""
+        try:
+            count = await self._try_out()
+        except (ServiceError, StartError):
+            raise
+        except Exception as exc:
+            log.exception("the model failed at its warm-up")
+            raise StartError(f"the model failed at its warm-up: {type(exc).__name__}: {exc}") from exc
+        if count != 1:
+            raise StartError(f"the model gave {count} predictions for one image of {self.takes}")
+
+    async def _try_out(self) -> int:
+        """Return how many predictions there are for one image."""
+        if self._warm_up is not None:
+            await self._run(self._warm_up)
+        elif self.takes.accepts == "tensor":
+            return len(await self.predict(np.zeros((1, *self.takes.shape), self.takes.dtype)))
+        return 1
+
+    async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
+        """Scale and predict, see ModelClient."""
+        return await self._run(lambda: self._predict(self._scaling.apply(batch)))
+
+    async def close(self) -> None:
+        """Call the model's own `close` and end the thread."""
+        if self._close is not None:
+            await self._run(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, call: Callable[[], Returned]) -> Returned:
+        def contained() -> Returned:
+            try:
+                return call()
+            except BaseException as exc:  # what would end more than this call, as a panic of a Rust library would
+                if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+                    raise
+                raise RuntimeError(f"the model raised {exc!r}") from exc
+
+        running = self._thread.submit(contained)
+        started_s = time.monotonic()
+        with suppress(TimeoutError):  # one of the call's own comes again below
+            return running.result(QUICK_S if self._took_s < QUICK_S else HAND_OVER_S)
+        try:
+            return await asyncio.wrap_future(running)
+        finally:
+            self._took_s = time.monotonic() - started_s

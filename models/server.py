@@ -1,0 +1,141 @@
+"""A model server over HTTP: connections, time limits, and what its answers mean for a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import orjson
+
+from errors import ModelFailed, ModelUnavailable, ServiceError, StartError
+
+CONNECT_TIMEOUT_S = 2.0
+IDLE_CONNECTION_S = 30.0
+LOGGED_CHARACTERS = 300
+
+_LOST_CONNECTION = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+
+# What a status says of the batch, in words for clients: the server's own text may name hosts and paths.
+_REFUSED = ModelFailed, "the model refused this input; check its shape and values"
+_FAILED = ModelFailed, "the model failed on this input"
+_FORBIDDEN = ModelUnavailable, "the model server does not let this service in"
+_BUSY = ModelUnavailable, "the model server is busy or loading its model; try again"
+_SLOW = ModelUnavailable, "the model server took too long; try again"
+_NONSENSE = ModelUnavailable, "the model server gave an answer that makes no sense"
+_ANSWERS: dict[int, tuple[type[ServiceError], str]] = {
+    400: _REFUSED,
+    401: _FORBIDDEN,
+    403: _FORBIDDEN,
+    404: (ModelUnavailable, "the model server does not have the model"),
+    409: _BUSY,
+    413: _REFUSED,  # a proxy's limit on bodies: half the batch may pass, so it is split like one refused for its inputs
+    429: _BUSY,
+    499: _SLOW,
+    500: _FAILED,
+    501: _FAILED,
+    503: _BUSY,
+    504: _SLOW,
+}
+_QUOTED = re.compile(r"JSON (?:value|object): .*?(?= Type: | not | found | must | to |$)", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
+
+
+class ModelServer:
+    """One model server; its connections are kept and shared by all calls."""
+
+    def __init__(self, url: str, *, setting: str, timeout_s: float) -> None:
+        """Store where it is; nothing is connected.
+
+        Raises StartError, naming the setting, where the address cannot be one.
+        """
+        self._timeout_s = timeout_s
+        self._http = _open_http(url, setting, timeout_s)
+
+    async def ask(
+        self, method: str, path: str, *, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """Send a request and read the answer, whatever its status, within the time limit.
+
+        Raises ModelUnavailable where there is none.
+        """
+        request = self._http.build_request(method, path, content=content, headers=headers)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._send_again_if_lost(request)
+                await response.aread()
+        except (TimeoutError, httpx.HTTPError) as exc:
+            log.warning("model server does not answer: %r", exc)
+            raise ModelUnavailable("the model server does not answer; try again") from exc
+        return response
+
+    async def _send_again_if_lost(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and once more where the connection ends before the first byte of an answer.
+
+        A kept connection may have been closed by the server just as it was picked; a predict is safe to repeat.
+        """
+        try:
+            return await self._http.send(request, stream=True)
+        except _LOST_CONNECTION:
+            return await self._http.send(request, stream=True)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def _open_http(url: str, setting: str, timeout_s: float) -> httpx.AsyncClient:
+    """Make the connection pool; environment variables for proxies are not for a neighbouring model server."""
+    try:
+        base_url = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise StartError(f"{setting}={url}: {exc}") from exc
+    if not base_url.host:
+        raise StartError(f"{setting}={url}: names no host")
+    return httpx.AsyncClient(
+        base_url=base_url,
+        timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+        limits=httpx.Limits(keepalive_expiry=IDLE_CONNECTION_S),
+        trust_env=False,
+    )
+
+
+def load_json(body: bytes) -> Any:
+    """Read JSON, and the NaN and Infinity of some servers, which orjson refuses; only those pay for the slow reader."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if b"NaN" in body or b"Infinity" in body:
+            return json.loads(body)
+        raise
+
+
+def error_of(response: httpx.Response) -> ServiceError:
+    """Log what the server said, and say the same in safe words."""
+    log.warning("model server answered %d: %s", response.status_code, own_text(response))
+    kind, message = _ANSWERS.get(response.status_code, _NONSENSE)
+    return kind(message)
+
+
+def nonsense(response: httpx.Response) -> ServiceError:
+    """Return the error for an answer that makes no sense."""
+    # Predictions are payloads: only the size is logged.
+    log.warning("model server answered %d with nonsense, bytes=%d", response.status_code, len(response.content))
+    return _NONSENSE[0](_NONSENSE[1])
+
+
+def own_text(response: httpx.Response) -> str:
+    """Return the server's error text on one line, without the values that it quotes from the request.
+
+    A proxy in front may answer something that is not JSON.
+    """
+    try:
+        text = str(orjson.loads(response.content)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = response.content[: 4 * LOGGED_CHARACTERS].decode(errors="replace")
+    return _QUOTED.sub("JSON value", " ".join(text.split()))[:LOGGED_CHARACTERS]
