@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -13,6 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from complaints import did_you_mean, sentences, unknown_names
 from errors import StartError
 from inputs import Accepts, Fit
 
@@ -121,7 +120,13 @@ class Settings(BaseSettings):
     tf_serving_url: str = Field("http://127.0.0.1:8501", description="Where TF-Serving's REST port is.")
     tf_serving_name: str = Field("model", min_length=1, description="The name of the model there.")
     tf_serving_version: int | None = Field(None, ge=0, description="Its version; empty: the latest.")
+    tf_serving_label: str | None = Field(None, description="The label of its version, instead of a number.")
     tf_serving_signature: str = Field("serving_default", min_length=1, description="The signature to call.")
+    tf_serving_input: str | None = Field(None, description="Name its input in every row; empty: the rows are bare.")
+    tf_serving_format: Literal["row", "columnar"] = Field("row", description="How a batch is sent.")
+    tf_serving_gzip: bool = Field(
+        default=False, description="Compress large bodies: pays where the way there is slower than about 100 MB/s."
+    )
     simulated_batch_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes a batch.")
     simulated_image_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes an image.")
     simulated_decode_s: SecondsOrZero = Field(0.0, description="Added to the decoding of a request; for measuring.")
@@ -129,7 +134,11 @@ class Settings(BaseSettings):
     # The process
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
-    @field_validator("input_dtype", "accepts", "fit", "model_dtype", "tf_serving_version", mode="before")
+    @field_validator(
+        *("input_dtype", "accepts", "fit", "model_dtype"),
+        *("tf_serving_version", "tf_serving_label", "tf_serving_input"),
+        mode="before",
+    )
     @classmethod
     def _optional(cls, value: object) -> object:
         return _empty_is_unset(value)
@@ -157,7 +166,7 @@ class Settings(BaseSettings):
         if value in BUILT_IN_MODELS or re.fullmatch(OWN_MODEL, value):
             return value
         rule = f"must be {', '.join(BUILT_IN_MODELS)} or python:module:name"
-        raise ValueError(rule + _did_you_mean(value, BUILT_IN_MODELS))
+        raise ValueError(rule + did_you_mean(value, BUILT_IN_MODELS))
 
     @field_validator("tf_serving_url")
     @classmethod
@@ -200,6 +209,8 @@ class Settings(BaseSettings):
                 f"{PREFIX}MAX_IMAGES_PER_REQUEST={self.max_images_per_request}: "
                 f"must be at most MAX_QUEUE_DEPTH={self.max_queue_depth}"
             )
+        if self.tf_serving_label is not None and self.tf_serving_version is not None:
+            raise ValueError(f"{PREFIX}TF_SERVING_LABEL={self.tf_serving_label}: goes without TF_SERVING_VERSION")
         if self.max_wait_s >= self.request_timeout_s:
             raise ValueError(
                 f"{PREFIX}MAX_WAIT_S={self.max_wait_s}: must be less than REQUEST_TIMEOUT_S={self.request_timeout_s}"
@@ -212,50 +223,19 @@ def load_settings() -> Settings:
 
     Raises StartError naming key, value and rule, one line for all that is wrong.
     """
-    unknown = _unknown()
+    known = {variable_name(field): field for field in Settings.model_fields}
+    wrong = unknown_names(os.environ, PREFIX, known)
     try:
         settings = Settings()
     except ValidationError as exc:
-        raise StartError("; ".join([*_sentences(exc), *unknown])) from exc
-    if unknown:
-        raise StartError("; ".join(unknown))
+        names = {field: name for name, field in known.items()}
+        raise StartError("; ".join([*sentences(exc, names, os.environ), *wrong])) from exc
+    if wrong:
+        raise StartError("; ".join(wrong))
     return settings
-
-
-def _unknown() -> list[str]:
-    """Say of each unknown variable of ours which setting it is close to."""
-    known = {variable_name(field) for field in Settings.model_fields}
-    sentences = []
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            bare = name.upper().removeprefix(PREFIX)
-            near = f"; did you mean {bare}?" if bare in known else _did_you_mean(name.upper(), known)
-            sentences.append(f"{name}: no such setting{near}")
-    return sentences
-
-
-def _did_you_mean(given: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def variable_name(field: str) -> str:
     """Return the environment variable that sets a field."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else PREFIX + field.upper()
-
-
-def _sentences(exc: ValidationError) -> list[str]:
-    """Say each error as `KEY=value: rule`."""
-    sentences = []
-    for error in exc.errors():
-        rule = error["msg"].removeprefix("Value error, ")
-        key = str(error["loc"][0]) if error["loc"] else ""
-        if not key:
-            sentences.append(rule)
-            continue
-        name = variable_name(key) if key in Settings.model_fields else key
-        given = str(os.environ.get(name, error["input"]))
-        value = "(not shown)" if name == "REDIS_URL" or "@" in given else given  # a password may be in it
-        sentences.append(" ".join(f"{name}={value}: {rule}".splitlines()))
-    return sentences

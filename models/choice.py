@@ -20,17 +20,18 @@ BINARY = "bytes"
 class Declared:
     """One input as a graph or a model server declares it.
 
-    shape: of one image, without the batch axis, in the model's own order of axes; -1: any size.
+    shape: of one image, without the batch axis, in the model's own order of axes; -1: any size, None: any rank.
     dtype: numpy name, or "bytes" for strings and encoded images.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     dtype: str
 
     def __str__(self) -> str:
         """Say it in words."""
-        return f"{self.name}: {self.dtype} {list(self.shape)} after the batch axis"
+        shape = "of any shape" if self.shape is None else f"{list(self.shape)} after the batch axis"
+        return f"{self.name}, {self.dtype} {shape}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +97,21 @@ class Choice:
         self._refuse_unless(dtype == declared.dtype, f"MICROBATCH_MODEL_DTYPE={dtype}", declared)
         image = ModelInput(shape)
         own = image if image.takes_images else ModelInput(shape, declared.dtype)
+        loses = self.dtype and not self.scaling.changes_values and not np.can_cast(self.dtype, dtype, "same_kind")
+        self._refuse_unless(not loses, f"MICROBATCH_INPUT_DTYPE={self.dtype}", declared)
         return self.over(own), replace(self.scaling, dtype=declared.dtype)
 
     def _shape_for(self, declared: Declared) -> tuple[int, ...]:
         """Return the shape of one image as clients send it, channels last."""
         wanted = declared.shape
-        if self.scaling.layout == "nchw" and len(wanted) == 3:
+        if wanted and len(wanted) == 3 and self.scaling.layout == "nchw":
             wanted = (*wanted[1:], wanted[0])
         shape = self.shape or wanted
         if not shape or ANY_SIZE in shape:
-            raise StartError(f"MICROBATCH_INPUT_SHAPE=: is needed, the model {self.model} leaves it open ({declared})")
-        fits = len(shape) == len(wanted) and all(b in (a, ANY_SIZE) for a, b in zip(shape, wanted, strict=True))
+            raise StartError(f"MICROBATCH_INPUT_SHAPE=: is needed, the model {self.model} leaves it open: {declared}")
+        fits = wanted is None or (
+            len(shape) == len(wanted) and all(b in (a, ANY_SIZE) for a, b in zip(shape, wanted, strict=True))
+        )
         self._refuse_unless(fits, f"MICROBATCH_INPUT_SHAPE={','.join(map(str, shape))}", declared)
         return shape
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import httpx
 import orjson
@@ -103,16 +101,6 @@ def _open_http(url: str, setting: str, timeout_s: float) -> httpx.AsyncClient:
         limits=httpx.Limits(keepalive_expiry=IDLE_CONNECTION_S),
         trust_env=False,
     )
-
-
-def load_json(body: bytes) -> Any:
-    """Read JSON, and the NaN and Infinity of some servers, which orjson refuses; only those pay for the slow reader."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        if b"NaN" in body or b"Infinity" in body:
-            return json.loads(body)
-        raise
 
 
 def error_of(response: httpx.Response) -> ServiceError:

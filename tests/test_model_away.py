@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 
 from tests.stack import Stack, npy, until_ready
-from tests.test_tf_serving import serving
+from tests.tf_serving_client import serving
 
 HEADERS = {"Content-Type": "application/x-npy"}
 

@@ -3,75 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
 import os
-import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from config import load_settings
-from errors import ModelFailed, ModelUnavailable, ServiceError, StartError
+from errors import ModelFailed, ModelUnavailable, ServiceError
 from inputs import ModelInput
-from model_client import ModelClient, open_model
+from model_client import open_model
 from models.scaling import Scaling
-from models.tf_serving import TFServing
-
-SERVER = Path(__file__).with_name("tf_serving_server.py")
-PICTURE = ModelInput(shape=(4, 4, 3))
-LABELLED = ModelInput(shape=(4, 4))
-PAIR = ModelInput(shape=(2,), dtype="float32")
-ENCODED = ModelInput(shape=(), accepts="encoded")
-
-
-@contextlib.contextmanager
-def serving(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run a model server; yield its process and port."""
-    command = [sys.executable, str(SERVER), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    url: str,
-    name: str,
-    takes: ModelInput = PICTURE,
-    *,
-    version: int | None = None,
-    signature: str = "serving_default",
-    timeout_s: float = 5.0,
-    scaling: Scaling | None = None,
-) -> AsyncIterator[ModelClient]:
-    """Open a client of the model server."""
-    client = TFServing(
-        url=url,
-        name=name,
-        version=version,
-        signature=signature,
-        timeout_s=timeout_s,
-        takes=takes,
-        scaling=scaling or Scaling(),
-    )
-    try:
-        yield client
-    finally:
-        await client.close()
+from tests.tf_serving_client import (
+    ENCODED,
+    LABELLED,
+    PAIR,
+    PICTURE,
+    closed_port,
+    last_call,
+    opened,
+    packed,
+    pictures,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,29 +38,6 @@ def url() -> Iterator[str]:
     """Run one model server for this file."""
     with serving() as (_, port):
         yield f"http://127.0.0.1:{port}"
-
-
-def last_call(url: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{url}/control/last", trust_env=False).json()
-    return answer
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def pictures(count: int, dtype: str = "uint8") -> NDArray[Any]:
-    """Return pictures whose sums are 0, 48, 96 and so on."""
-    return np.ones((count, *PICTURE.shape), dtype) * np.arange(count, dtype=dtype).reshape(-1, 1, 1, 1)
-
-
-def packed(*images: bytes) -> NDArray[Any]:
-    batch = np.empty(len(images), object)
-    batch[:] = images
-    return batch
 
 
 # What is sent
@@ -201,6 +137,61 @@ async def test_the_signature_is_named_in_the_call(url: str) -> None:
         await model.predict(pictures(1))
 
     assert json.loads(last_call(url)["body"])["signature_name"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("served", "sent"),
+    [
+        ({}, {"instances": [[0, 1], [2, 3]]}),
+        ({"input_name": "input"}, {"instances": [{"input": [0, 1]}, {"input": [2, 3]}]}),
+        ({"columnar": True}, {"inputs": [[0, 1], [2, 3]]}),
+        ({"columnar": True, "input_name": "input"}, {"inputs": {"input": [[0, 1], [2, 3]]}}),
+    ],
+)
+async def test_rows_and_columns_bare_and_named_are_answered_alike(
+    url: str, served: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    async with opened(url, "two_outputs", PAIR, **served) as model:
+        predictions = await model.predict(np.arange(4, dtype="float32").reshape(2, 2))
+
+    assert json.loads(last_call(url)["body"]) == {"signature_name": "serving_default"} | sent
+    assert predictions == [{"total": 1.0, "parts": [0.0, 1.0]}, {"total": 5.0, "parts": [2.0, 3.0]}]
+
+
+@pytest.mark.parametrize("served", [{}, {"columnar": True}, {"input_name": "input"}])
+async def test_binary_inputs_and_outputs_travel_as_base64(url: str, served: dict[str, Any]) -> None:
+    async with opened(url, "picture_bytes", ENCODED, **served) as model:
+        predictions = await model.predict(packed(b"abc", b"\xff\x00"))
+
+    assert predictions == [{"b64": "Y2Jh"}, {"b64": "AP8="}]
+
+
+async def test_only_large_bodies_are_compressed_and_only_where_told(url: str) -> None:
+    headers = []
+    for compressed, count in ((True, 64), (True, 1), (False, 64)):
+        takes = ModelInput((64, 64, 3))
+        async with opened(url, "open", takes, compressed=compressed) as model:
+            predictions = await model.predict(np.ones((count, *takes.shape), np.uint8))
+        headers.append(last_call(url)["headers"].get("Content-Encoding"))
+
+        assert predictions == [64 * 64 * 3.0] * count
+
+    assert headers == ["gzip", None, None]
+
+
+@pytest.mark.parametrize(("label", "path"), [("stable", "labels/stable"), (None, "versions/3")])
+async def test_a_label_names_a_version(url: str, label: str | None, path: str) -> None:
+    async with opened(url, "sum", label=label, version=None if label else 3) as model:
+        await model.warm_up()
+
+    assert last_call(url)["path"] == f"/v1/models/sum/{path}:predict"
+
+
+@pytest.mark.parametrize(("label", "said"), [("next", "label next: version 4 is LOADING"), ("a b/c", "label a b/c: ")])
+async def test_a_label_of_no_version_that_is_there_is_waited_for(url: str, label: str, said: str) -> None:
+    async with opened(url, "sum", label=label) as model:
+        with pytest.raises(ModelUnavailable, match=f"waiting for the model sum {said}"):
+            await model.warm_up()
 
 
 async def test_calls_one_after_the_other_share_a_connection(url: str) -> None:
@@ -381,86 +372,6 @@ async def test_a_call_that_is_given_up_leaves_the_client_usable(url: str) -> Non
     assert predictions == [0.0, 48.0]
 
 
-# Warm-up
-
-
-async def test_warm_up_predicts_one_blank_tensor(url: str) -> None:
-    async with opened(url, "sum") as model:
-        await model.warm_up()
-
-    assert json.loads(last_call(url)["body"])["instances"] == np.zeros((1, 4, 4, 3)).tolist()
-
-
-async def test_warm_up_for_encoded_images_asks_for_the_status_only(url: str) -> None:
-    async with opened(url, "sum") as tensors, opened(url, "encoded", ENCODED) as model:
-        await tensors.predict(pictures(1))
-        await model.warm_up()
-
-    assert last_call(url)["path"] == "/v1/models/sum:predict"
-
-
-async def test_a_model_that_loads_is_waited_for(url: str) -> None:
-    async with opened(url, "loading-2", version=3) as model:
-        for _ in range(2):
-            with pytest.raises(ModelUnavailable, match=r"waiting for the model loading-2 version 3: .*LOADING"):
-                await model.warm_up()
-        await model.warm_up()
-
-
-async def test_a_version_that_loads_is_waited_for_while_another_is_there(url: str) -> None:
-    async with opened(url, "sum", version=4) as model:
-        with pytest.raises(ModelUnavailable, match="version 4 is LOADING"):
-            await model.warm_up()
-
-
-@pytest.mark.parametrize(("name", "version"), [("nothing", None), ("sum", 9), ("sum", 0)])
-async def test_a_model_that_is_not_known_yet_is_waited_for(url: str, name: str, version: int | None) -> None:
-    async with opened(url, name, version=version) as model:
-        with pytest.raises(ModelUnavailable, match=f"waiting for the model {name}"):
-            await model.warm_up()
-
-
-@pytest.mark.parametrize("name", ["fail-503", "fail-500", "html-502", "garbage", "drop"])
-async def test_warm_up_waits_for_a_server_that_cannot_predict_yet(url: str, name: str) -> None:
-    async with opened(url, name) as model:
-        with pytest.raises(ModelUnavailable):
-            await model.warm_up()
-
-
-async def test_warm_up_waits_for_a_server_that_is_not_there_or_speaks_otherwise(url: str) -> None:
-    async with opened(f"http://127.0.0.1:{closed_port()}", "sum") as away:
-        with pytest.raises(ModelUnavailable):
-            await away.warm_up()
-    async with opened(f"{url}/control/last?", "sum") as other:
-        with pytest.raises(ModelUnavailable):
-            await other.warm_up()
-
-
-@pytest.mark.parametrize(
-    ("name", "takes", "signature", "said"),
-    [
-        ("sum", ModelInput(shape=(5, 5, 3)), "serving_default", r"must have the shape \[4, 4, 3\]"),
-        ("sum", PICTURE, "misspelt", r'"misspelt" not found in signature def'),
-        ("labels", ModelInput(shape=(4, 4), dtype="float32"), "serving_default", "not of expected type: int32"),
-        ("half", ModelInput(shape=(4, 4), dtype="float16"), "serving_default", "to type: half"),
-        ("two_inputs", PAIR, "serving_default", "multiple input tensors required"),
-    ],
-)
-async def test_a_model_that_takes_something_else_stops_the_start_and_says_what_the_server_said(
-    url: str, name: str, takes: ModelInput, signature: str, said: str
-) -> None:
-    async with opened(url, name, takes, signature=signature) as model:
-        with pytest.raises(StartError, match=said):
-            await model.warm_up()
-
-
-@pytest.mark.parametrize("address", ["http://", "http://host:port", "http://[::1"])
-async def test_an_address_that_cannot_be_one_stops_the_start(address: str) -> None:
-    with pytest.raises(StartError, match="MICROBATCH_TF_SERVING_URL"):
-        async with opened(address, "sum"):
-            pass
-
-
 # From the settings
 
 
@@ -470,8 +381,10 @@ async def test_the_settings_open_it(url: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MICROBATCH_MODEL", "tf-serving")
     monkeypatch.setenv("MICROBATCH_TF_SERVING_URL", url)
     monkeypatch.setenv("MICROBATCH_TF_SERVING_NAME", "sum")
-    monkeypatch.setenv("MICROBATCH_TF_SERVING_VERSION", "3")
-    monkeypatch.setenv("MICROBATCH_INPUT_SHAPE", "4,4,3")
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_LABEL", "stable")
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_INPUT", "input")
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_FORMAT", "columnar")
+    monkeypatch.setenv("MICROBATCH_TF_SERVING_GZIP", "true")
     monkeypatch.setenv("MICROBATCH_INPUT_SCALE", "0.5")
 
     model = open_model(load_settings())
@@ -480,5 +393,7 @@ async def test_the_settings_open_it(url: str, monkeypatch: pytest.MonkeyPatch) -
     await model.close()
 
     assert predictions == [0.0, 24.0]
+    assert last_call(url)["path"] == "/v1/models/sum/labels/stable:predict"
+    assert json.loads(last_call(url)["body"])["inputs"]["input"][1][0][0] == [0.5, 0.5, 0.5]
     assert model.takes == PICTURE
     assert not model.in_process
