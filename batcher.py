@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import uvloop
 
+from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings, load_settings
@@ -57,6 +58,7 @@ class Batcher:
         worker_id: str,
         model_name: str,
         max_batch_size: int,
+        allowed_batch_sizes: tuple[int, ...],
         max_wait_s: float,
         lease_s: float,
         max_solo: int,
@@ -67,7 +69,8 @@ class Batcher:
         self._queue = queue
         self._model = model
         self._model_name = model_name
-        self._max_batch_size = max_batch_size
+        self._sizes = BatchSizes(allowed_batch_sizes)
+        self._max_batch_size = min([max_batch_size, *allowed_batch_sizes[-1:]])
         self._max_wait_s = max_wait_s
         self._model_timeout_s = model_timeout_s
         self._id = worker_id
@@ -78,6 +81,7 @@ class Batcher:
             decoder,
             model_timeout_s=model_timeout_s,
             estimate=self._estimate,
+            sizes=self._sizes,
             breaker=self._breaker,
             worker_id=worker_id,
             on_hang=lambda: _exit_now(HUNG),
@@ -221,7 +225,7 @@ class Batcher:
 
     async def _warm_up(self) -> None:
         started_s = time.monotonic()
-        await self._model.warm_up()
+        await self._model.warm_up(self._sizes.allowed)
         took_s = time.monotonic() - started_s
         if took_s > self._model_timeout_s:
             log.warning(
@@ -272,6 +276,7 @@ def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: 
         worker_id=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}",
         model_name=settings.model,
         max_batch_size=settings.max_batch_size,
+        allowed_batch_sizes=settings.allowed_batch_sizes,
         max_wait_s=settings.max_wait_s,
         lease_s=settings.lease_s,
         max_solo=settings.max_solo,

@@ -28,6 +28,11 @@ class Batch:
     jobs: tuple[ClaimedJob, ...]
     images: NDArray[Any]
 
+    @property
+    def kind(self) -> object:
+        """What its images have in common."""
+        return self.images.shape[1:], self.images.dtype
+
     def part(self, places: slice | list[int]) -> Batch:
         """Return some of its rows; a slice copies no image."""
         jobs = self.jobs[places] if isinstance(places, slice) else tuple(self.jobs[place] for place in places)

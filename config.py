@@ -40,6 +40,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Shape = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...] | None, NoDecode, BeforeValidator(_empty_is_unset), BeforeValidator(_split)
 ]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -100,6 +101,10 @@ class Settings(BaseSettings):
     # The model
     model: str = Field("digits", description="`digits`, `simulated`, `tf-serving` or `python:module:name`.")
     model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
+    allowed_batch_sizes: Sizes = Field(
+        (),
+        description="The sizes of batch that the model is made for, such as `1,8,32`: others are padded; empty: any.",
+    )
     input_shape: Shape = Field(
         None, description="Shape of one image's tensor, such as `224,224,3`; empty: what the model says."
     )
@@ -194,6 +199,11 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"{unknown[0]} is none of {', '.join(IMAGE_FORMATS)}")
         return names
+
+    @field_validator("allowed_batch_sizes")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
 
     @field_validator("input_std")
     @classmethod

@@ -11,6 +11,7 @@ ServiceError                     code                    status
 ├── IdempotencyKeyReused         idempotency_key_reused  422
 ├── QueueFull                    queue_full              429
 ├── ModelFailed                  model_failed            500
+│   └── BatchTooLarge            model_failed            500
 ├── InternalError                internal_error          500
 ├── ModelUnavailable             model_unavailable       502
 ├── Unavailable                  unavailable             503
@@ -25,6 +26,7 @@ holds payload bytes, addresses or tracebacks. What only an operator needs goes t
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -110,6 +112,10 @@ class ModelFailed(ServiceError):
     http_status = 500
 
 
+class BatchTooLarge(ModelFailed):
+    """The model has no memory for so many images at once; fewer may pass."""
+
+
 class InternalError(ServiceError):
     """A bug of this service."""
 
@@ -172,3 +178,16 @@ _BY_CODE = {error.code: error for error in WIRE_ERRORS}
 def from_code(code: str, message: str) -> ServiceError:
     """Rebuild the error that another process sent as code and message."""
     return _BY_CODE.get(code, InternalError)(message)
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|\bOOM\b|failed to allocate memory|bad.?alloc", re.IGNORECASE
+)
+
+
+def tells_of_no_memory(text: str) -> bool:
+    """Return whether an error's text says that memory ran out.
+
+    PyTorch, TensorFlow, JAX and ONNX Runtime have no error in common, but each has one of these words in its own.
+    """
+    return bool(_NO_MEMORY.search(text))

@@ -17,10 +17,11 @@ from uuid import uuid4
 
 import numpy as np
 
+from batch_sizes import BatchSizes
 from batching import Batch, BatchEstimate, Runnable, group
 from breaker import CircuitBreaker
 from decoding import Decoder
-from errors import ModelFailed, ModelUnavailable, ServiceError
+from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, tells_of_no_memory
 from model_client import ModelClient
 from records import ClaimedJob, Settlement, Timing
 from verdicts import failed, given_back, in_time, settled, sort_out
@@ -74,6 +75,7 @@ class Inference:
         *,
         model_timeout_s: float,
         estimate: BatchEstimate,
+        sizes: BatchSizes,
         breaker: CircuitBreaker,
         worker_id: str,
         on_hang: Callable[[], NoReturn],
@@ -82,6 +84,7 @@ class Inference:
         self._decoder = decoder
         self._model_timeout_s = model_timeout_s
         self._estimate = estimate
+        self._sizes = sizes
         self._breaker = breaker
         self._worker_id = worker_id
         self._on_hang = on_hang
@@ -110,7 +113,8 @@ class Inference:
             runnable, broken = await self._decode(runnable)
             if broken:
                 yield broken
-            decode_s, batches = self.decode_s, group(runnable)
+            decode_s = self.decode_s
+            batches = [part for batch in group(runnable) for part in self._sizes.split(batch)]
             if not await self._is_free_in_time():
                 yield [one for batch in batches for one in given_back(batch)]
                 return
@@ -183,12 +187,11 @@ class Inference:
                 log.info("a batch of %d found no model: %s", len(batch.jobs), exc)
                 if not self._breaker.failed(now_s=time.monotonic()):
                     predictions = [exc] * len(batch.jobs)
-            except Exception as exc:
-                log.warning("a batch of %d failed", len(batch.jobs), exc_info=None if trial.error else exc)
+            except Exception as exc:  # noqa: BLE001  # whatever a model raises; it is logged below
                 self._breaker.answered()
-                trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
-                if len(batch.jobs) > 1:
-                    todo += reversed(batch.halves())
+                parts = self._parts_after(exc, batch, trial)
+                if parts:
+                    todo += reversed(parts)
                     return None
                 trial.guilty += 1
                 predictions = [trial.error]
@@ -196,21 +199,33 @@ class Inference:
                 self._breaker.answered()
                 trial.works = True
                 now_s = time.monotonic()
+                self._sizes.passed(batch, now_s=now_s)
                 self._estimate.add(now_s - started_s, size=len(batch.jobs), now_s=now_s, decode_s=trial.decode_s)
         return _Outcome(batch, predictions, started_s, time.monotonic())
+
+    def _parts_after(self, exc: Exception, batch: Batch, trial: _Trial) -> list[Batch]:
+        """Return the parts that are to be run of a batch that failed; none: its one job is guilty."""
+        now_s = time.monotonic()
+        if _has_no_memory(exc) and self._sizes.overflowed(batch, now_s=now_s):  # no image is to blame
+            log.warning("the model has no memory for a batch of %d: %r", len(batch.jobs), exc)
+            return self._sizes.split(batch)
+        log.warning("a batch of %d failed", len(batch.jobs), exc_info=None if trial.error else exc)
+        trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
+        return list(batch.halves()) if len(batch.jobs) > 1 else []
 
     async def _call_model(self, batch: Batch) -> Sequence[object]:
         """Call the model within its time.
 
         Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
         """
+        images = self._sizes.pad(batch.images)
         least_s = self._estimate.least_s(len(batch.jobs))
         now_s = time.monotonic()
         self.expected_end_s = now_s + least_s if least_s else 0.0
         self._late_s = now_s + 2 * least_s + LATE_S if least_s else math.inf
         try:
             async with asyncio.timeout(self._model_timeout_s) as limit:
-                predictions = await self._model.predict(batch.images)
+                predictions = await self._model.predict(images)
         except TimeoutError as exc:
             if not limit.expired():  # the model's own
                 raise ModelFailed("the model failed on this image") from exc
@@ -224,9 +239,9 @@ class Inference:
             predictions = np.ascontiguousarray(predictions)  # or orjson would refuse its rows
         elif not isinstance(predictions, list | tuple):
             raise ModelFailed("the model must give a list of predictions, one an image")
-        if len(predictions) != len(batch.jobs):
-            raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(batch.jobs)} images")
-        return predictions
+        if len(predictions) != len(images):
+            raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(images)} images")
+        return predictions[: len(batch.jobs)]
 
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:
@@ -240,3 +255,7 @@ class Inference:
             settled(job, prediction, Timing(job.queued_s + waited_s, *company))
             for job, prediction in zip(jobs, outcome.predictions, strict=True)
         ]
+
+
+def _has_no_memory(exc: Exception) -> bool:
+    return isinstance(exc, BatchTooLarge) or tells_of_no_memory(f"{type(exc).__name__}: {exc}")

@@ -35,9 +35,10 @@ class ModelClient(Protocol):
     def in_process(self) -> bool:
         """Return whether a call runs in this process, where nothing can cut it."""
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, sizes: Sequence[int] = ()) -> None:
         """Make the first real call as fast as the later ones.
 
+        sizes: the only sizes that batches come in, each of which is to be tried; empty: they come in any.
         Raises ModelUnavailable where it is worth trying again, StartError where it is not.
         """
 

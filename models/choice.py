@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -129,3 +130,18 @@ def numpy_dtype(name: str, names: dict[str, str], *, model: str) -> str:
     if found != BINARY and (not found or np.dtype(found).kind not in "biuf"):
         raise StartError(f"the model {model} takes {name}, which this service does not send")
     return found
+
+
+def one_image(dims: tuple[int, ...] | None, model: str, sizes: Sequence[int] = ()) -> tuple[int, ...] | None:
+    """Return a declared shape without its batch axis; None: nothing is declared.
+
+    sizes: the only sizes of batch that are sent, empty: any. Raises StartError where the axis does not take them.
+    """
+    if dims is None:
+        return None
+    if not dims or dims[0] not in (ANY_SIZE, *sizes) or (dims[0] != ANY_SIZE and len(sizes) > 1):
+        raise StartError(
+            f"the model {model} takes {list(dims)}, but the first axis must be open, for any size of batch"
+            + (f"; or set MICROBATCH_ALLOWED_BATCH_SIZES={dims[0]}" if dims else "")
+        )
+    return dims[1:]

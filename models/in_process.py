@@ -51,25 +51,25 @@ class InProcess:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._took_s = 0.0
 
-    async def warm_up(self) -> None:
-        """Call the model's own `warm_up`, or predict one blank image."""
+    async def warm_up(self, sizes: Sequence[int] = ()) -> None:
+        """Call the model's own `warm_up`, and predict blank batches: of each size, else of one where it has none."""
         try:
-            count = await self._try_out()
+            if self._warm_up is not None:
+                await self._run(self._warm_up)
+            if self.takes.accepts == "tensor":
+                for size in sizes or ((1,) if self._warm_up is None else ()):
+                    await self._try_out(size)
         except (ServiceError, StartError):
             raise
         except Exception as exc:
             log.exception("the model failed at its warm-up")
             raise StartError(f"the model failed at its warm-up: {type(exc).__name__}: {exc}") from exc
-        if count != 1:
-            raise StartError(f"the model gave {count} predictions for one image of {self.takes}")
 
-    async def _try_out(self) -> int:
-        """Return how many predictions there are for one image."""
-        if self._warm_up is not None:
-            await self._run(self._warm_up)
-        elif self.takes.accepts == "tensor":
-            return len(await self.predict(np.zeros((1, *self.takes.shape), self.takes.dtype)))
-        return 1
+    async def _try_out(self, size: int) -> None:
+        count = len(await self.predict(np.zeros((size, *self.takes.shape), self.takes.dtype)))
+        if count != size:
+            images = "one image" if size == 1 else f"{size} images"
+            raise StartError(f"the model gave {count} predictions for {images} of {self.takes}")
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Scale and predict, see ModelClient."""

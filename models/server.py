@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import httpx
 import orjson
 
-from errors import ModelFailed, ModelUnavailable, ServiceError, StartError
+from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, StartError, tells_of_no_memory
 
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 30.0
@@ -39,6 +39,7 @@ _ANSWERS: dict[int, tuple[type[ServiceError], str]] = {
     503: _BUSY,
     504: _SLOW,
 }
+_MAY_LACK_MEMORY = (429, 500, 503)
 _QUOTED = re.compile(r"JSON (?:value|object): .*?(?= Type: | not | found | must | to |$)", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ def _open_http(url: str, setting: str, timeout_s: float) -> httpx.AsyncClient:
 def error_of(response: httpx.Response) -> ServiceError:
     """Log what the server said, and say the same in safe words."""
     log.warning("model server answered %d: %s", response.status_code, own_text(response))
+    if response.status_code in _MAY_LACK_MEMORY and tells_of_no_memory(own_text(response)):
+        return BatchTooLarge("the model server has no memory for this")
     kind, message = _ANSWERS.get(response.status_code, _NONSENSE)
     return kind(message)
 

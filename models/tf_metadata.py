@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from errors import StartError
-from models.choice import ANY_SIZE, BINARY, Declared, numpy_dtype
+from models.choice import ANY_SIZE, BINARY, Declared, numpy_dtype, one_image
 
 STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
 DTYPES = {
@@ -35,8 +36,10 @@ def states(body: bytes) -> dict[str, str]:
     return {version: state if state in STATES else "UNKNOWN" for version, state in found.items()}
 
 
-def declared_input(body: bytes, *, model: str, signature: str, input_name: str | None) -> Declared:
-    """Return the one input of a signature.
+def declared_input(
+    body: bytes, *, model: str, signature: str, input_name: str | None, sizes: Sequence[int] = ()
+) -> Declared:
+    """Return the one input of a signature; sizes: the only sizes of batch that are sent, empty: any.
 
     Raises ValueError where the body is no metadata, StartError where no batch of images can be what it takes.
     """
@@ -57,7 +60,7 @@ def declared_input(body: bytes, *, model: str, signature: str, input_name: str |
             f"the signature {signature} of the model {model} must take {wanted}, it takes {found or 'none'}"
         )
     [(name, (dtype, dims))] = inputs.items()
-    return Declared(name, _one_image(dims, model), numpy_dtype(dtype, DTYPES, model=model))
+    return Declared(name, one_image(dims, model, sizes), numpy_dtype(dtype, DTYPES, model=model))
 
 
 def _dims(shape: dict[str, Any]) -> tuple[int, ...] | None:
@@ -65,13 +68,3 @@ def _dims(shape: dict[str, Any]) -> tuple[int, ...] | None:
     if shape.get("unknown_rank"):
         return None
     return tuple(max(ANY_SIZE, int(dim["size"])) for dim in shape.get("dim", ()))
-
-
-def _one_image(dims: tuple[int, ...] | None, model: str) -> tuple[int, ...] | None:
-    if dims is None:
-        return None
-    if not dims or dims[0] != ANY_SIZE:
-        raise StartError(
-            f"the model {model} takes {list(dims)}, but the first axis must be open, for any size of batch"
-        )
-    return dims[1:]

@@ -75,17 +75,17 @@ class TFServing:
         self._scaling = choice.scaling
         self._max_batch_size = max_batch_size
 
-    async def warm_up(self) -> None:
+    async def warm_up(self, sizes: Sequence[int] = ()) -> None:
         """Ask whether the model is there, without waiting for it, and what it takes; predict blank batches.
 
-        One blank tensor, then as many as a batch may have. Raises ModelUnavailable where the model is not there yet,
-        StartError where it does not take what it would be sent.
+        One blank tensor, then as many as a batch may have; or each of the sizes that there are. Raises
+        ModelUnavailable where the model is not there yet, StartError where it does not take what it would be sent.
         """
         await self._check_available()
-        await self._learn()
+        await self._learn(sizes)
         if self.takes.accepts == "encoded":
             return  # there is no blank image file that every model would take
-        for count in sorted({1, self._max_batch_size}):
+        for count in sizes or sorted({1, self._max_batch_size}):
             await self._try_out(count)
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
@@ -113,7 +113,7 @@ class TFServing:
             found = ", ".join(f"version {number} is {state}" for number, state in states.items())
             raise ModelUnavailable(f"waiting for the model {self._model}: {found or 'no version is known'}")
 
-    async def _learn(self) -> None:
+    async def _learn(self, sizes: Sequence[int]) -> None:
         """Ask what the model takes; a server that does not say leaves it to the settings."""
         response = await self._ask("/metadata", allowed=_NO_METADATA)
         if response.status_code != _OK:
@@ -126,6 +126,7 @@ class TFServing:
                 model=self._model.name,
                 signature=self._model.signature,
                 input_name=self._model.input_name,
+                sizes=sizes,
             )
         except ValueError as exc:
             raise nonsense(response) from exc

@@ -64,6 +64,7 @@ def batcher_of(queue: JobQueue, model: Model, takes: ModelInput = TENSORS) -> Ba
         worker_id=uuid4().hex,
         model_name="test",
         max_batch_size=SIZE,
+        allowed_batch_sizes=(),
         max_wait_s=0.0,
         lease_s=2.0,
         max_solo=3,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from decoding import Decoder
@@ -39,6 +40,7 @@ class Bench:
     takes: ModelInput = field(default_factory=lambda: ModelInput((1,)))
     calls: list[int] = field(default_factory=list)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    sizes: BatchSizes = field(default_factory=BatchSizes)
 
     def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         self.calls.append(len(batch))
@@ -52,6 +54,7 @@ class Bench:
             decoder,
             model_timeout_s=5,
             estimate=BatchEstimate(cap_s=5),
+            sizes=self.sizes,
             breaker=self.breaker,
             worker_id="w",
             on_hang=never_hangs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -170,6 +171,28 @@ async def test_a_model_without_warm_up_first_predicts_one_blank_image_as_scaled(
     await model.close()
 
     assert seen == ["(1, 2, 2) 4.0", "(2, 2, 2) 16.0"]
+
+
+@pytest.mark.parametrize("lines", [(), ("def warm_up(self): self.seen.append('own')",)])
+async def test_warm_up_tries_each_size_that_batches_come_in(opened: Write, lines: tuple[str, ...]) -> None:
+    code = with_lines(
+        "seen = []", "def predict(self, batch): self.seen.append(len(batch)); return self.seen[-1:] * len(batch)"
+    )
+    model = opened(code + "".join(f"    {line}\n" for line in lines) + "seen = Model.seen\n")
+
+    await model.warm_up((1, 4))
+    module = sys.modules[model._predict.__module__]  # type: ignore[attr-defined]  # noqa: SLF001
+    await model.close()
+
+    assert module.seen == ["own"] * len(lines) + [1, 4]
+
+
+async def test_a_model_that_gives_another_number_for_a_size_stops_the_start(opened: Write) -> None:
+    model = opened(with_lines("def predict(self, batch): return [0]"))
+
+    with pytest.raises(StartError, match="1 predictions for 4 images"):
+        await model.warm_up((1, 4))
+    await model.close()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from config import load_settings
-from errors import ModelFailed, ModelUnavailable, ServiceError
+from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError
 from inputs import ModelInput
 from model_client import open_model
 from models.scaling import Scaling
@@ -276,6 +276,14 @@ async def test_the_log_holds_neither_a_long_answer_nor_values_of_the_request(
     records = [record.getMessage() for record in caplog.records if record.name == "models.server"]
     assert len(records) == 2
     assert all(len(record) < 400 and "\n" not in record and "7.125" not in record for record in records)
+
+
+async def test_a_server_without_memory_for_a_batch_says_so_and_takes_a_smaller_one(url: str) -> None:
+    async with opened(url, "small_memory") as model:
+        with pytest.raises(BatchTooLarge):
+            await model.predict(pictures(3))
+
+        assert await model.predict(pictures(2)) == [0.0, 48.0]
 
 
 @pytest.mark.parametrize("name", ["few", "garbage", "html-200"])

@@ -120,6 +120,22 @@ async def test_a_batch_that_the_server_does_not_take_stops_the_start(url: str) -
             await larger.warm_up()
 
 
+async def test_a_model_for_one_size_of_batch_starts_where_that_is_the_only_one_allowed(url: str) -> None:
+    async with opened(url, "fixed", max_batch_size=32) as model:
+        with pytest.raises(StartError, match="MICROBATCH_ALLOWED_BATCH_SIZES=1"):
+            await model.warm_up()
+        with pytest.raises(StartError, match="the first axis must be open"):
+            await model.warm_up((1, 2))
+        await model.warm_up((1,))
+
+
+async def test_warm_up_tries_each_size_that_batches_come_in(url: str) -> None:
+    async with opened(url, "sum", max_batch_size=32) as model:
+        await model.warm_up((2, 3))
+
+    assert json.loads(last_call(url)["body"])["instances"] == np.zeros((3, 4, 4, 3)).tolist()
+
+
 @pytest.mark.parametrize("version", [None, 3])
 @pytest.mark.parametrize(
     ("name", "takes"),

@@ -35,6 +35,7 @@ class Model:
     inputs: tuple[str, ...] = ("input",)
     outputs: tuple[str, ...] = ("output",)
     max_batch_size: int = 64
+    memory_rows: int = 64
     batch_axis: int = -1
     has_rank: bool = True
     has_metadata: bool = True
@@ -67,6 +68,7 @@ MODELS = {
     "open": Model("DT_FLOAT", (-1, -1, 3), total),
     "any_rank": Model("DT_FLOAT", (), total, has_rank=False),
     "fixed": Model("DT_FLOAT", (4, 4, 3), total, batch_axis=1, max_batch_size=1),
+    "small_memory": Model("DT_FLOAT", (4, 4, 3), total, memory_rows=2),
     "kserve": Model("DT_FLOAT", (4, 4, 3), total, has_metadata=False),
     "two_inputs": Model("DT_FLOAT", (2,), total, inputs=("left", "right")),
     "nan": Model("DT_FLOAT", (2,), lambda _: [math.nan, math.inf, -math.inf]),
@@ -166,6 +168,8 @@ def predict(model: Model, content: bytes) -> dict[str, Any]:
     if len(rows) > model.max_batch_size:
         text = f"Task size {len(rows)} is larger than maximum input batch size {model.max_batch_size}"
         raise Refusal(400, text)
+    if len(rows) > model.memory_rows:
+        raise Refusal(429, f"OOM when allocating tensor with shape{[len(rows), *model.shape]} and type float")
     fits = all(size in (-1, got) for size, got in zip(model.shape, shape_of(rows[0]), strict=False))
     if model.shape and not (fits and len(shape_of(rows[0])) == len(model.shape)):
         raise Refusal(400, f"input must have the shape {list(model.shape)}, got {shape_of(rows[0])}")

@@ -16,6 +16,7 @@ Models (version 3 is AVAILABLE, version 4 LOADING; signatures `serving_default` 
     picture_bytes  string -> its bytes backwards, as an output whose name ends in `_bytes` comes
     open         float, (any, any, 3) -> one float a row; any_rank: not even that is declared
     fixed        `sum` for batches of exactly one
+    small_memory  `sum`, but no memory for more than two rows
     kserve       `sum` as KServe serves it: it says only that it is ready, and has no metadata
 
 Labels: `stable` is version 3, `next` version 4.
