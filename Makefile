@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format coverage chaos bench bench-full bench-seed clean
+.PHONY: help install run test check format coverage chaos bench bench-full bench-seed bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,8 +54,11 @@ bench-full: $(VENV)/.bench ## the same with more loads and models, some ten minu
 bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
 	@exec $(BIN)/python -m bench.seed $(ARGS)
 
+bench-peers: $(VENV)/.bench ## measure beside other servers, each in an environment of its own, some 15 minutes: [ARGS=--readme]
+	@exec $(BIN)/python -m bench.peers.run $(ARGS)
+
 clean: ## delete all that make has made, .venv included
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv without pip is one whose making was interrupted.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,8 @@ class Workload:
     content_type: str
     bodies: tuple[bytes, ...]
     settings: dict[str, str]
+    path: str = "/predict"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def tensors(**settings: str) -> Workload:

@@ -64,7 +64,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_each_turn() -> None:
 
 
 def test_the_readme_has_a_place_for_the_figures() -> None:
-    assert report.SECTION.search(report.README.read_text())
+    assert report.section("bench").search(report.README.read_text())
 
 
 def test_photos_are_of_about_fifty_kilobytes_and_all_different() -> None:
