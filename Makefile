@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format coverage chaos bench bench-full bench-seed bench-peers clean
+.PHONY: help install run test check format coverage chaos bench bench-full bench-seed bench-growth bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(VENV)/.runtime ## make .venv with what runs the service
 
@@ -53,6 +53,9 @@ bench-full: $(VENV)/.bench ## the same with more loads and models, some ten minu
 
 bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
 	@exec $(BIN)/python -m bench.seed $(ARGS)
+
+bench-growth: $(VENV)/.bench ## measure how the cost grows with jobs, payloads, batches and processes, six minutes
+	@exec $(BIN)/python -m bench.growth $(ARGS)
 
 bench-peers: $(VENV)/.bench ## measure beside other servers, each in an environment of its own, some 15 minutes: [ARGS=--readme]
 	@exec $(BIN)/python -m bench.peers.run $(ARGS)

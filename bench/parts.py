@@ -41,7 +41,7 @@ class Target:
 
 
 @contextmanager
-def service(settings: Mapping[str, str], *, batchers: int = 1) -> Iterator[Target]:
+def service(settings: Mapping[str, str], *, batchers: int = 1, api_workers: int = 1) -> Iterator[Target]:
     """Run the service, as `make run` does but without guards; come back when all batchers are there."""
     with private_directory() as folder, Started() as started:
         started.start("redis", redis_command(find_redis(), folder), {})
@@ -50,7 +50,7 @@ def service(settings: Mapping[str, str], *, batchers: int = 1) -> Iterator[Targe
         environment |= {PREFIX + key: value for key, value in ({"LOG_LEVEL": "warning"} | dict(settings)).items()}
         for number in range(batchers):
             started.start(f"batcher {number + 1}", [sys.executable, "batcher.py"], environment)
-        url = started.start_web("api", "api:app", environment)
+        url = started.start_web("api", "api:app", environment, workers=api_workers)
         _wait(url + "/health/ready", f'"workers":{batchers}')
         yield Target("ours", url, started.processes)
 
@@ -88,10 +88,10 @@ class Started:
         )
         return process
 
-    def start_web(self, name: str, app: str, environment: Mapping[str, str]) -> str:
+    def start_web(self, name: str, app: str, environment: Mapping[str, str], *, workers: int = 1) -> str:
         """Start an ASGI application on a port of its own; return its address."""
         port = free_port()
-        flags = ["--port", str(port), "--no-access-log", "--log-level", "warning"]
+        flags = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--workers", str(workers)]
         self.start(name, [sys.executable, "-m", "uvicorn", app, *flags], environment)
         return f"http://127.0.0.1:{port}"
 

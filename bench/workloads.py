@@ -32,6 +32,12 @@ def tensors(**settings: str) -> Workload:
     return Workload("application/x-npy", (npy(tensor),), {"MODEL": "simulated"} | settings)
 
 
+def bytes_tensor(size: int) -> Workload:
+    """Return a tensor of so many bytes for a model that costs next to nothing: it adds them up."""
+    tensor = np.random.default_rng(SEED).integers(0, 256, size, np.uint8)
+    return Workload("application/x-npy", (npy(tensor),), {"MODEL": "simulated", "INPUT_SHAPE": str(size)})
+
+
 def for_model(model: type[Wide | Convolution]) -> Workload:
     """Return a tensor for a model of bench/models.py."""
     tensor = np.random.default_rng(SEED).integers(0, 256, model.input_shape, np.uint8)
