@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     model_dtype: str | None = Field(
         None, description="The dtype handed to the model; empty: `float32` when scaled, else as it came."
     )
+    python_runs_in: Literal["thread", "process"] = Field(
+        "thread", description="Where your own code runs: `process` if it holds Python's lock or may crash."
+    )
     tf_serving_url: str = Field("http://127.0.0.1:8501", description="Where TF-Serving's REST port is.")
     tf_serving_name: str = Field("model", min_length=1, description="The name of the model there.")
     tf_serving_version: int | None = Field(None, ge=0, description="Its version; empty: the latest.")
