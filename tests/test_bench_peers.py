@@ -18,10 +18,11 @@ import pytest
 from bench import report
 from bench.measuring import Row, Size
 from bench.parts import ROOT, Started
-from bench.peers import environments, run
+from bench.peers import environments, run, starting
 from bench.peers.catalogue import FOLDER, PEERS, Peer, tensor, workload
 from bench.peers.checking import Answer, check, expected, read
 from bench.peers.environments import SkippedPeerError, prepare
+from bench.peers.starting import running
 from bench.peers.work import Options, Photos, load, options
 from bench.workloads import photos, tensors
 
@@ -131,6 +132,19 @@ def test_a_failed_installation_says_what_pip_says(tmp_path: Path, monkeypatch: p
 
     with pytest.raises(SkippedPeerError, match="could not be installed: ERROR: no such thing"):
         prepare(PEERS[0])
+
+
+def test_a_peer_that_does_not_start_is_skipped_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "FOLDER", tmp_path)
+    without_mosec, work = Path(sys.executable), workload("tensors", PEERS[0])
+
+    with (
+        pytest.raises(SkippedPeerError, match="did not start: ModuleNotFoundError: No module named 'mosec'"),
+        running(PEERS[0], without_mosec, work, Options()),
+    ):
+        pass
 
 
 def row(target: str, *, errors: int = 0, generator: float = 0.5) -> Row:

@@ -1,7 +1,7 @@
 """Serve with Triton through nvidia-pytriton: a Python model, its dynamic batcher without delay, on HTTP alone.
 
-The body comes raw, as Triton's extension for binary tensors has it. One instance of the model a worker; they run in
-one process, which is how pytriton binds more than one. No gRPC, no metrics.
+The body comes raw, as Triton's extension for binary tensors has it. One instance of the model a worker; they are
+threads of one process, which is how pytriton binds more than one. No gRPC, no metrics.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Serve with service-streamer over Redis: Flask on gevent's server, as in its documentation, and Redis workers.
+"""Serve with service-streamer over Redis: Flask on gevent's server, and Redis workers.
 
 max_latency=1 ms instead of 100 ms: a worker waits that long for each further request of a batch. TCP_NODELAY, for
 gevent's server sends head and body apart: without it each answer, of whatever application, waits 40 ms for an ACK.
+redis-py 5, for the pool of version 8 ends at 100 connections, and 256 clients need more.
 """
 
 # What comes after is to find the patched modules.
