@@ -28,6 +28,10 @@ LEAVE_S = 2.0
 log = logging.getLogger(__name__)
 
 
+class ProcessEndedError(ModelFailed):
+    """The model's process ended within a call."""
+
+
 class OwnProcess:
     """A model client, see model_client.py: one child that serves one call at a time.
 
@@ -65,9 +69,17 @@ class OwnProcess:
             raise StartError(f"the model gave {count} predictions for {size} images of {self.takes}")
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
-        """Predict a batch, see ModelClient."""
-        child = await self._running()
-        words = _check(await child.ask(of_batch(batch)))
+        """Predict a batch, see ModelClient.
+
+        One image alone is tried again in a new process before it is blamed: somebody may have killed the old one.
+        """
+        call = of_batch(batch)
+        try:
+            words = _check(await (await self._running()).ask(call))
+        except ProcessEndedError:
+            if len(batch) > 1:
+                raise
+            words = _check(await (await self._running()).ask(call))
         rows: list[object] = words["rows"]
         for place, text in words["failed"].items():
             rows[int(place)] = RuntimeError(text)
@@ -80,6 +92,8 @@ class OwnProcess:
             self._child = None
 
     async def _running(self) -> _Child:
+        if self._child is not None and self._child.has_ended:  # of itself, or killed, between two calls
+            await self._child.leave()
         if self._child is None or self._child.is_gone:
             self._child = await _Child.start()
         return self._child
@@ -119,19 +133,24 @@ class _Child:
             raise StartError(child.hello["start_error"])
         return child
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has closed its end of the socket."""
+        return self._reader.at_eof()
+
     async def ask(self, call: Frame) -> dict[str, Any]:
         """Make one call.
 
-        Raises ModelFailed where the process ends within it.
+        Raises ProcessEndedError where the process ends within it.
         """
         try:
             self._writer.writelines(call.pieces())
             await self._writer.drain()
             return (await self.read()).read()
-        except (OSError, asyncio.IncompleteReadError) as exc:
+        except (OSError, asyncio.IncompleteReadError):
             await self._end()
             log.warning("the model's process ended within a call (exit code %s)", self._process.returncode)
-            raise ModelFailed("the model failed on this image") from exc
+            raise ProcessEndedError("the model failed on this image") from None
         except asyncio.CancelledError:
             self._kill()
             raise

@@ -150,6 +150,32 @@ async def test_an_image_that_ends_the_process_fails_alone(opened: Write) -> None
     assert [settled[job.uuid] for job in given] == ["ok"] * 5 + ["error"] + ["ok"] * 2
 
 
+async def test_a_process_that_was_killed_between_calls_costs_no_image(opened: Write) -> None:
+    model = opened()
+    await model.warm_up()
+    process = await process_of(model)
+
+    os.kill(process, signal.SIGKILL)
+    await asyncio.sleep(0.05)  # it may as well be noticed within the call: that is the next test
+
+    assert await values(model, 7) == [7]
+    await model.close()
+
+
+async def test_an_image_that_was_alone_in_a_killed_process_is_not_blamed(opened: Write) -> None:
+    model = opened()
+    await model.warm_up()
+    process = await process_of(model)
+
+    call = asyncio.create_task(values(model, 94))
+    await asyncio.sleep(0.02)
+    os.kill(process, signal.SIGKILL)
+
+    assert await call == [94]
+    assert await process_of(model) != process
+    await model.close()
+
+
 async def test_a_call_that_is_cut_ends_the_process_and_the_next_one_starts_another(opened: Write) -> None:
     model = opened()
     await model.warm_up()

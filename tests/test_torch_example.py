@@ -16,9 +16,9 @@ async def test_the_torch_example_gives_scores_that_do_not_depend_on_the_company(
     await model.warm_up()
     images = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
 
-    together = await model.predict(images)
-    alone = [(await model.predict(images[place : place + 1]))[0] for place in range(4)]
+    together = np.array(await model.predict(images), float)
+    alone = np.array([(await model.predict(images[place : place + 1]))[0] for place in range(4)], float)
     await model.close()
 
-    np.testing.assert_allclose(together, alone, atol=1e-5)  # type: ignore[arg-type]  # lists of floats
-    np.testing.assert_allclose(np.sum(together, axis=1), 1, atol=1e-5)  # type: ignore[call-overload]  # the same
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
