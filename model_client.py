@@ -15,6 +15,8 @@ ROOMS = {
     "digits": "models.digits",
     "simulated": "models.simulated",
     "tf-serving": "models.tf_serving",
+    "onnx": "models.onnx_runtime",
+    "efficientnet-lite0": "models.efficientnet",
     "python": "models.own_code",
 }
 """Where the `open_model` of each kind of model is. Only the configured one is imported: some are heavy."""

@@ -1,0 +1,162 @@
+"""A graph in ONNX Runtime, in this process: `MICROBATCH_MODEL=onnx:path/to/model.onnx`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import Settings
+from errors import StartError
+from inputs import Fit
+from models.choice import ANY_SIZE, Choice, Declared, numpy_dtype
+from models.in_process import InProcess
+from models.ranking import USUAL_COUNT, Ranking, read_labels
+
+HOW_TO_INSTALL = ".venv/bin/pip install -r requirements-onnx.txt"
+
+try:
+    import onnxruntime
+except ImportError as missing:
+    raise StartError(f"ONNX Runtime cannot be imported ({missing}): {HOW_TO_INSTALL}") from missing
+
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+"""No strings: ONNX Runtime's hold text, into which it would turn an image file without a word."""
+
+_WARNING, _FATAL = 2, 4
+_CHANNELS = (1, 3)
+
+log = logging.getLogger(__name__)
+
+
+class Graph:
+    """A loaded graph of one input whose first axis is the batch.
+
+    batch_size: of every call; None: any.
+    """
+
+    def __init__(self, source: Path | bytes, *, name: str, threads: int, ranking: Ranking | None) -> None:
+        """Load it: what is in this process needs no waiting for, and its input is known at once.
+
+        source: a file, or its content.
+        name: in messages.
+        threads: of one call; 0: one a core.
+        Raises StartError where it cannot be loaded or has other inputs than one.
+        """
+        self._name = name
+        self._ranking = ranking
+        self._session = _load(source, name, threads)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        # What goes wrong in a call is raised, and logged where that is caught.
+        self._quietly = onnxruntime.RunOptions()
+        self._quietly.log_severity_level = _FATAL
+        self.declared, self.batch_size = self._read_input()
+
+    def predict(self, batch: NDArray[Any]) -> list[object]:
+        """Return a row of the output for each image, or of several outputs an object by their names."""
+        full, count = self._filled(batch), len(batch)
+        found = self._session.run(None, {self.declared.name: full}, self._quietly)
+        outputs = [self._rows(*each, len(full), count) for each in zip(self._outputs, found, strict=True)]
+        if self._ranking:
+            return list(self._ranking.of(np.asarray(outputs[0])))
+        if len(outputs) == 1:
+            return list(outputs[0])
+        return [dict(zip(self._outputs, rows, strict=True)) for rows in zip(*outputs, strict=True)]
+
+    def require_batches_of(self, most: int) -> None:
+        """Look whether it takes batches of up to that many images.
+
+        Raises StartError where it does not.
+        """
+        if self.batch_size is not None and self.batch_size < most:
+            raise StartError(
+                f"MICROBATCH_MAX_BATCH_SIZE={most}: the model {self._name} takes batches of {self.batch_size} only; "
+                f"set MICROBATCH_MAX_BATCH_SIZE={self.batch_size}, or export it with an open batch axis"
+            )
+
+    def _read_input(self) -> tuple[Declared, int | None]:
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs) or "none"
+            raise StartError(f"the model {self._name} must have one input, it has {len(inputs)}: {found}")
+        (one,) = inputs
+        dtype = numpy_dtype(one.type, _DTYPES, model=self._name)
+        sizes = [size if isinstance(size, int) and size > 0 else ANY_SIZE for size in one.shape]
+        declared = Declared(one.name, tuple(sizes[1:]) if sizes else None, dtype)
+        return declared, sizes[0] if sizes and sizes[0] != ANY_SIZE else None
+
+    def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Fill a batch up with blank images where it must have one size."""
+        missing = (self.batch_size or 0) - len(batch)
+        return batch if missing <= 0 else np.pad(batch, [(0, missing), *[(0, 0)] * (batch.ndim - 1)])
+
+    def _rows(self, name: str, output: Any, full: int, count: int) -> Sequence[object]:
+        """Return what is of the images, without what is of the filling."""
+        shape = np.shape(output) if isinstance(output, np.ndarray) else (len(output),)
+        if shape[:1] != (full,):
+            raise StartError(f"the output {name} of the model {self._name} has shape {shape}, not one row an image")
+        rows: Sequence[object] = output[:count]
+        return output[:count].tolist() if getattr(output, "dtype", None) == object else rows
+
+
+def _load(source: Path | bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _WARNING
+    options.intra_op_num_threads = threads
+    # Threads that wait for the next call in a busy loop take the cores from the other processes of the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    onnxruntime.disable_telemetry_events()
+    try:
+        graph = source if isinstance(source, bytes) else str(source)
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime's exceptions have no other base
+        reason = " ".join(str(exc).split())
+        raise StartError(f"MICROBATCH_MODEL={name}: cannot be loaded: {reason}") from exc
+
+
+def open_graph(source: Path | bytes, settings: Settings, *, ranking: Ranking | None, fit: Fit = "stretch") -> InProcess:
+    """Open a graph, with what the settings say of its input and its threads.
+
+    fit: of images, where the settings say none.
+    Its warm-up is of two images: many a graph was exported with a batch of one somewhere inside.
+    Raises StartError where it cannot be loaded or does not go together with them.
+    """
+    graph = Graph(source, name=settings.model, threads=settings.onnx_threads, ranking=ranking)
+    graph.require_batches_of(settings.max_batch_size)
+    choice = Choice.of(settings)
+    takes, scaling = replace(choice, fit=choice.fit or fit).learn(graph.declared)
+    if not takes.takes_images and takes.shape[0] in _CHANNELS:
+        log.warning("%s takes no images but %s tensors; set MICROBATCH_INPUT_LAYOUT=nchw", settings.model, takes.shape)
+    tried = np.zeros((min(2, settings.max_batch_size), *takes.shape), takes.dtype)
+    return InProcess(graph.predict, takes=takes, scaling=scaling, warm_up=lambda: graph.predict(scaling.apply(tried)))
+
+
+def ranking_of(settings: Settings, *, labels: tuple[str, ...] = ()) -> Ranking | None:
+    """Return how scores are told; None: as they are.
+
+    labels: where the settings name no file of them.
+    """
+    labels = read_labels(settings.labels) if settings.labels else labels
+    return Ranking(labels, settings.top_k or USUAL_COUNT) if labels or settings.top_k else None
+
+
+def open_model(settings: Settings) -> InProcess:
+    """Open `onnx:path`.
+
+    Raises StartError as `open_graph` does.
+    """
+    path = Path(settings.model.removeprefix("onnx:")).expanduser()
+    if not path.is_file():
+        raise StartError(f"MICROBATCH_MODEL={settings.model}: there is no such file, seen from {Path.cwd()}")
+    return open_graph(path, settings, ranking=ranking_of(settings))
