@@ -17,9 +17,16 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 TAKEN_SIDE, SIDE = 256, 224
 """The network sees the middle of what it is given, as it did when it was measured."""
 CLASSES = 1000
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192))
-STAGES += ((1, 3, 1, 6, 320),)
-"""Blocks, kernel, stride of the first block, expansion, channels."""
+STAGES = (
+    (1, 1, 1, 16),
+    (2, 2, 6, 24),
+    (2, 2, 6, 40),
+    (3, 2, 6, 80),
+    (3, 1, 6, 112),
+    (4, 2, 6, 192),
+    (1, 1, 6, 320),
+)
+"""Blocks, stride of the first, expansion, channels; the size of a kernel is that of its weights."""
 STEM_CHANNELS = 32
 EPSILON = 1e-3
 """Of the batch normalisation."""
@@ -82,7 +89,7 @@ class _Graph:
         gives = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CLASSES])
         graph = helper.make_graph(self._nodes, "efficientnet-lite0", [takes], [gives], self._constants)
         opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+        return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString())
 
 
 def build(weights: Weights) -> bytes:
@@ -110,7 +117,7 @@ def build(weights: Weights) -> bytes:
 
 def _add_blocks(graph: _Graph) -> None:
     numbers, before = count(), STEM_CHANNELS
-    for blocks, _, first_stride, expansion, channels in STAGES:
+    for blocks, first_stride, expansion, channels in STAGES:
         for stride in (first_stride, *[1] * (blocks - 1)):
             _add_block(
                 graph,

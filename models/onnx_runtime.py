@@ -103,11 +103,11 @@ class Graph:
 
     def _rows(self, name: str, output: Any, full: int, count: int) -> Sequence[object]:
         """Return what is of the images, without what is of the filling."""
-        shape = np.shape(output) if isinstance(output, np.ndarray) else (len(output),)
+        shape = output.shape if isinstance(output, np.ndarray) else (len(output),)
         if shape[:1] != (full,):
             raise StartError(f"the output {name} of the model {self._name} has shape {shape}, not one row an image")
         rows: Sequence[object] = output[:count]
-        return output[:count].tolist() if getattr(output, "dtype", None) == object else rows
+        return rows.tolist() if isinstance(rows, np.ndarray) and rows.dtype.hasobject else rows
 
 
 def _load(source: Path | bytes, name: str, threads: int) -> onnxruntime.InferenceSession:

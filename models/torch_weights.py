@@ -79,15 +79,20 @@ def read_weights(file: BinaryIO) -> dict[str, NDArray[Any]]:
     Raises StartError where it is something else.
     """
     try:
-        if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
-            raise pickle.UnpicklingError("it is of another format")
-        _Unpickler(file).load()  # of the machine that wrote it
-        tensors, keys = _Unpickler(file).load(), _Unpickler(file).load()
-        dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
-        storages = {key: _read_storage(file, dtypes[key]) for key in keys}
-        return {str(name): tensor.of(storages) for name, tensor in tensors.items()}
+        return _read(file)
     except Exception as exc:  # a pickle of nonsense raises nearly anything
         raise StartError(f"these are no PyTorch weights: {exc}") from exc
+
+
+def _read(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    magic, protocol = _Unpickler(file).load(), _Unpickler(file).load()
+    if (magic, protocol) != (MAGIC, PROTOCOL):
+        raise pickle.UnpicklingError("it is of another format")
+    _Unpickler(file).load()  # of the machine that wrote it
+    tensors, keys = _Unpickler(file).load(), _Unpickler(file).load()
+    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    storages = {key: _read_storage(file, dtypes[key]) for key in keys}
+    return {str(name): tensor.of(storages) for name, tensor in tensors.items()}
 
 
 def _read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> bytes:
