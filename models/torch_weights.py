@@ -97,4 +97,7 @@ def _read(file: BinaryIO) -> dict[str, NDArray[Any]]:
 
 def _read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> bytes:
     (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-    return file.read(length * dtype.itemsize)
+    data = file.read(length * dtype.itemsize)
+    if not data or len(data) != length * dtype.itemsize:  # numpy looks for no end in an empty one
+        raise EOFError(f"a storage of {length} numbers has {len(data)} bytes")
+    return data

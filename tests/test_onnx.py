@@ -80,21 +80,21 @@ def write_two_outputs(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dims", "dtype", "settings", "takes"),
+    ("graph", "settings", "takes"),
     [
-        (PICTURE, FLOAT, {}, ModelInput((4, 6, 3))),
-        (PICTURE, UINT8, {"fit": "crop"}, ModelInput((4, 6, 3), fit="crop")),
-        ([None, 3, 4, 6], FLOAT, {"input_layout": "nchw"}, ModelInput((4, 6, 3))),
-        (["n", 3, None, None], FLOAT, {"input_layout": "nchw", "input_shape": (8, 9, 3)}, ModelInput((8, 9, 3))),
-        (["n", 5, 2, 2], FLOAT, {}, ModelInput((5, 2, 2), "float32")),
-        (["n", 5, 2, 2], INT64, {}, ModelInput((5, 2, 2), "int64")),
-        (None, FLOAT, {"input_shape": (4, 6, 3)}, ModelInput((4, 6, 3))),
+        ((PICTURE, FLOAT), {}, ModelInput((4, 6, 3))),
+        ((PICTURE, UINT8), {"fit": "crop"}, ModelInput((4, 6, 3), fit="crop")),
+        (([None, 3, 4, 6], FLOAT), {"input_layout": "nchw"}, ModelInput((4, 6, 3))),
+        ((["n", 3, None, None], FLOAT), {"input_layout": "nchw", "input_shape": (8, 9, 3)}, ModelInput((8, 9, 3))),
+        ((["n", 5, 2, 2], FLOAT), {}, ModelInput((5, 2, 2), "float32")),
+        ((["n", 5, 2, 2], INT64), {}, ModelInput((5, 2, 2), "int64")),
+        ((None, FLOAT), {"input_shape": (4, 6, 3)}, ModelInput((4, 6, 3))),
     ],
 )
 async def test_the_input_is_learnt_from_the_graph(
-    opened: Open, path: Path, dims: Dims, dtype: int, settings: dict[str, Any], takes: ModelInput
+    opened: Open, path: Path, graph: tuple[Dims, int], settings: dict[str, Any], takes: ModelInput
 ) -> None:
-    model = opened(write_sum(path, dims, dtype=dtype), **settings)
+    model = opened(write_sum(path, *graph), **settings)
     batch = counted(2, *takes.shape, dtype=takes.dtype)
 
     await model.warm_up()
@@ -121,25 +121,25 @@ async def test_images_are_scaled_and_turned_to_channels_first(opened: Open, path
 
 
 @pytest.mark.parametrize(
-    ("dims", "dtype", "settings", "says"),
+    ("graph", "settings", "says"),
     [
-        ([1, 4, 6, 3], FLOAT, {}, "takes batches of 1 only; set MICROBATCH_MAX_BATCH_SIZE=1"),
-        ([8, 4, 6, 3], FLOAT, {"max_batch_size": 9}, "takes batches of 8 only; set MICROBATCH_MAX_BATCH_SIZE=8"),
-        (["n", None, 6, 3], FLOAT, {}, "MICROBATCH_INPUT_SHAPE=: is needed"),
-        (PICTURE, FLOAT, {"input_shape": (4, 5, 3)}, "MICROBATCH_INPUT_SHAPE=4,5,3: does not fit"),
-        (PICTURE, FLOAT, {"model_dtype": "float16"}, "MICROBATCH_MODEL_DTYPE=float16: does not fit"),
-        (PICTURE, FLOAT, {"accepts": "encoded"}, "MICROBATCH_ACCEPTS=encoded: does not fit"),
-        (PICTURE, STRING, {}, r"takes tensor\(string\), which this service does not send"),
+        (([1, 4, 6, 3], FLOAT), {}, "takes batches of 1 only; set MICROBATCH_MAX_BATCH_SIZE=1"),
+        (([8, 4, 6, 3], FLOAT), {"max_batch_size": 9}, "takes batches of 8 only; set MICROBATCH_MAX_BATCH_SIZE=8"),
+        ((["n", None, 6, 3], FLOAT), {}, "MICROBATCH_INPUT_SHAPE=: is needed"),
+        ((PICTURE, FLOAT), {"input_shape": (4, 5, 3)}, "MICROBATCH_INPUT_SHAPE=4,5,3: does not fit"),
+        ((PICTURE, FLOAT), {"model_dtype": "float16"}, "MICROBATCH_MODEL_DTYPE=float16: does not fit"),
+        ((PICTURE, FLOAT), {"accepts": "encoded"}, "MICROBATCH_ACCEPTS=encoded: does not fit"),
+        ((PICTURE, STRING), {}, r"takes tensor\(string\), which this service does not send"),
     ],
 )
 def test_an_input_that_does_not_fit_is_refused_at_the_start(
-    opened: Open, path: Path, dims: Dims, dtype: int, settings: dict[str, Any], says: str
+    opened: Open, path: Path, graph: tuple[Dims, int], settings: dict[str, Any], says: str
 ) -> None:
     write_graph(
         path,
         [node("Identity", ["image"], "same")],
-        inputs=[tensor("image", dtype, dims)],
-        outputs=[tensor("same", dtype, dims)],
+        inputs=[tensor("image", graph[1], graph[0])],
+        outputs=[tensor("same", graph[1], graph[0])],
     )
 
     with pytest.raises(StartError, match=says) as caught:
@@ -315,9 +315,7 @@ def test_without_onnx_runtime_it_is_said_how_to_install_it(monkeypatch: pytest.M
 
 
 def test_other_models_do_not_load_onnx_runtime() -> None:
-    look = (
-        "import sys, config, model_client; model_client.open_model(config.Settings()); print('onnxruntime' in sys.modules)"
-    )
+    look = "import sys, config, model_client as m; m.open_model(config.Settings()); print('onnxruntime' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
