@@ -23,7 +23,7 @@ help: ## show this list
 install: $(VENV)/.runtime ## make .venv with what runs the service
 
 # exec: make passes SIGTERM on to its direct child only, which must be the runner and not a shell.
-run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api here: [MODEL=efficientnet-lite0] [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
+run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientnet-lite0] [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
 	@$(if $(MODEL),MICROBATCH_MODEL='$(MODEL)') exec $(BIN)/python -m tools.run --batchers $(BATCHERS) --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]

@@ -57,7 +57,7 @@ class ModelClient(Protocol):
 
 
 def open_model(settings: Settings) -> ModelClient:
-    """Open the configured model; nothing is loaded or connected before `warm_up`, except Python code.
+    """Open the configured model: what runs in this process is loaded, nothing is connected before `warm_up`.
 
     Raises StartError where it cannot be found or its input is not known.
     """
