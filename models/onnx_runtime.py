@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from config import Settings
 from errors import StartError
 from inputs import Fit
-from models.choice import ANY_SIZE, Choice, Declared, numpy_dtype
+from models.choice import ANY_SIZE, Choice, Declared, numpy_dtype, one_image
 from models.in_process import InProcess
 from models.ranking import USUAL_COUNT, Ranking, read_labels
 
@@ -41,18 +42,15 @@ log = logging.getLogger(__name__)
 
 
 class Graph:
-    """A loaded graph of one input whose first axis is the batch.
-
-    batch_size: of every call; None: any.
-    """
+    """A loaded graph of one input, whose first axis is the batch."""
 
     def __init__(self, source: Path | bytes, *, name: str, threads: int, ranking: Ranking | None) -> None:
-        """Load it: what is in this process needs no waiting for, and its input is known at once.
+        """Load it: what is in this process need not be waited for, and its input is known at once.
 
         source: a file, or its content.
         name: in messages.
         threads: of one call; 0: one a core.
-        Raises StartError where it cannot be loaded or has other inputs than one.
+        Raises StartError where it cannot be loaded.
         """
         self._name = name
         self._ranking = ranking
@@ -61,59 +59,45 @@ class Graph:
         # What goes wrong in a call is raised, and logged where that is caught.
         self._quietly = onnxruntime.RunOptions()
         self._quietly.log_severity_level = _FATAL
-        self.declared, self.batch_size = self._read_input()
+        self._inputs = self._session.get_inputs()
 
     def predict(self, batch: NDArray[Any]) -> list[object]:
         """Return a row of the output for each image, or of several outputs an object by their names."""
-        full, count = self._filled(batch), len(batch)
-        found = self._session.run(None, {self.declared.name: full}, self._quietly)
-        outputs = [self._rows(*each, len(full), count) for each in zip(self._outputs, found, strict=True)]
+        found = self._session.run(None, {self._inputs[0].name: batch}, self._quietly)
+        outputs = [self._rows(*each, len(batch)) for each in zip(self._outputs, found, strict=True)]
         if self._ranking:
             return list(self._ranking.of(np.asarray(outputs[0])))
         if len(outputs) == 1:
             return list(outputs[0])
         return [dict(zip(self._outputs, rows, strict=True)) for rows in zip(*outputs, strict=True)]
 
-    def require_batches_of(self, most: int) -> None:
-        """Look whether it takes batches of up to that many images.
+    def declared(self, sizes: Sequence[int]) -> Declared:
+        """Return its input.
 
-        Raises StartError where it does not.
+        sizes: the only sizes of batch that are sent, empty: any.
+        Raises StartError where there are other inputs than one, or it takes no such batches.
         """
-        if self.batch_size is not None and self.batch_size < most:
-            raise StartError(
-                f"MICROBATCH_MAX_BATCH_SIZE={most}: the model {self._name} takes batches of {self.batch_size} only; "
-                f"set MICROBATCH_MAX_BATCH_SIZE={self.batch_size}, or export it with an open batch axis"
-            )
-
-    def _read_input(self) -> tuple[Declared, int | None]:
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs) or "none"
-            raise StartError(f"the model {self._name} must have one input, it has {len(inputs)}: {found}")
-        (one,) = inputs
+        if len(self._inputs) != 1:
+            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in self._inputs) or "none"
+            raise StartError(f"the model {self._name} must have one input, it has {len(self._inputs)}: {found}")
+        (one,) = self._inputs
         dtype = numpy_dtype(one.type, _DTYPES, model=self._name)
-        sizes = [size if isinstance(size, int) and size > 0 else ANY_SIZE for size in one.shape]
-        declared = Declared(one.name, tuple(sizes[1:]) if sizes else None, dtype)
-        return declared, sizes[0] if sizes and sizes[0] != ANY_SIZE else None
+        dims = tuple(size if isinstance(size, int) and size > 0 else ANY_SIZE for size in one.shape)
+        return Declared(one.name, one_image(dims or None, self._name, sizes), dtype)
 
-    def _filled(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Fill a batch up with blank images where it must have one size."""
-        missing = (self.batch_size or 0) - len(batch)
-        return batch if missing <= 0 else np.pad(batch, [(0, missing), *[(0, 0)] * (batch.ndim - 1)])
-
-    def _rows(self, name: str, output: Any, full: int, count: int) -> Sequence[object]:
-        """Return what is of the images, without what is of the filling."""
+    def _rows(self, name: str, output: Any, count: int) -> Sequence[object]:
+        """Return an output as one row an image."""
         shape = output.shape if isinstance(output, np.ndarray) else (len(output),)
-        if shape[:1] != (full,):
+        if shape[:1] != (count,):
             raise StartError(f"the output {name} of the model {self._name} has shape {shape}, not one row an image")
-        rows: Sequence[object] = output[:count]
-        return rows.tolist() if isinstance(rows, np.ndarray) and rows.dtype.hasobject else rows
+        rows: Sequence[object] = output
+        return output.tolist() if isinstance(output, np.ndarray) and output.dtype.hasobject else rows
 
 
 def _load(source: Path | bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _WARNING
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or cpu_count() or 1  # its own 0 ties them to cores, which costs a fifth
     # Threads that wait for the next call in a busy loop take the cores from the other processes of the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     onnxruntime.disable_telemetry_events()
@@ -133,13 +117,17 @@ def open_graph(source: Path | bytes, settings: Settings, *, ranking: Ranking | N
     Raises StartError where it cannot be loaded or does not go together with them.
     """
     graph = Graph(source, name=settings.model, threads=settings.onnx_threads, ranking=ranking)
-    graph.require_batches_of(settings.max_batch_size)
-    choice = Choice.of(settings)
-    takes, scaling = replace(choice, fit=choice.fit or fit).learn(graph.declared)
-    if not takes.takes_images and takes.shape[0] in _CHANNELS:
+    choice, sizes = Choice.of(settings), settings.allowed_batch_sizes
+    takes, scaling = replace(choice, fit=choice.fit or fit).learn(graph.declared(sizes))
+    if not takes.takes_images and len(takes.shape) == 3 and takes.shape[0] in _CHANNELS:
         log.warning("%s takes no images but %s tensors; set MICROBATCH_INPUT_LAYOUT=nchw", settings.model, takes.shape)
     tried = np.zeros((min(2, settings.max_batch_size), *takes.shape), takes.dtype)
-    return InProcess(graph.predict, takes=takes, scaling=scaling, warm_up=lambda: graph.predict(scaling.apply(tried)))
+    return InProcess(
+        graph.predict,
+        takes=takes,
+        scaling=scaling,
+        warm_up=None if sizes else lambda: graph.predict(scaling.apply(tried)),
+    )
 
 
 def ranking_of(settings: Settings, *, labels: tuple[str, ...] = ()) -> Ranking | None:

@@ -15,6 +15,7 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
+from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings
@@ -123,8 +124,8 @@ async def test_images_are_scaled_and_turned_to_channels_first(opened: Open, path
 @pytest.mark.parametrize(
     ("graph", "settings", "says"),
     [
-        (([1, 4, 6, 3], FLOAT), {}, "takes batches of 1 only; set MICROBATCH_MAX_BATCH_SIZE=1"),
-        (([8, 4, 6, 3], FLOAT), {"max_batch_size": 9}, "takes batches of 8 only; set MICROBATCH_MAX_BATCH_SIZE=8"),
+        (([1, 4, 6, 3], FLOAT), {}, r"takes \[1, 4, 6, 3\], .* or set MICROBATCH_ALLOWED_BATCH_SIZES=1"),
+        (([8, 4, 6, 3], FLOAT), {"allowed_batch_sizes": (4, 8)}, "set MICROBATCH_ALLOWED_BATCH_SIZES=8"),
         ((["n", None, 6, 3], FLOAT), {}, "MICROBATCH_INPUT_SHAPE=: is needed"),
         ((PICTURE, FLOAT), {"input_shape": (4, 5, 3)}, "MICROBATCH_INPUT_SHAPE=4,5,3: does not fit"),
         ((PICTURE, FLOAT), {"model_dtype": "float16"}, "MICROBATCH_MODEL_DTYPE=float16: does not fit"),
@@ -180,12 +181,14 @@ async def test_an_input_with_a_value_of_its_own_is_not_asked_for(opened: Open, p
     assert plain(predictions) == [[1.0, 2.0]]
 
 
-@pytest.mark.parametrize("count", [1, 3, 4])
-async def test_a_graph_of_one_batch_size_gets_its_batches_filled_up(opened: Open, path: Path, count: int) -> None:
-    model = opened(write_sum(path, [4, 4, 6, 3]), max_batch_size=4)
-    batch = counted(count, 4, 6, 3)
+@pytest.mark.parametrize("size", [1, 4])
+async def test_a_graph_of_one_batch_size_serves_where_that_is_the_one_allowed(
+    opened: Open, path: Path, size: int
+) -> None:
+    model = opened(write_sum(path, [size, 4, 6, 3]), allowed_batch_sizes=(size,))
+    batch = counted(size, 4, 6, 3)
 
-    await model.warm_up()
+    await model.warm_up((size,))
     predictions = await model.predict(batch)
 
     assert plain(predictions) == [image.sum().item() for image in batch]
@@ -337,6 +340,7 @@ async def test_an_image_that_the_graph_fails_on_fails_alone(opened: Open, path: 
         decoder,
         model_timeout_s=5,
         estimate=BatchEstimate(cap_s=5),
+        sizes=BatchSizes(()),
         breaker=CircuitBreaker(),
         worker_id="w",
         on_hang=lambda: pytest.fail("the process would have been ended"),
