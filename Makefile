@@ -1,15 +1,17 @@
 # The verbs of development. Runs on GNU make 3.81, which macOS has, and is safe under -j.
-# The .venv is made once; its three stamps say which requirements files it was filled from.
+# The .venv is made once; its stamps say which requirements files it was filled from.
 
 PYTHON ?= python3
 # Set on the command line only (`make run PORT=8080`): some shells export a HOST of their own.
 BATCHERS = 1
 HOST = 127.0.0.1
 PORT = 8000
+MODEL =
 ARGS =
 
 VENV := .venv
 BIN := $(VENV)/bin
+ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODEL) $(MICROBATCH_MODEL)),$(VENV)/.onnx)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -21,8 +23,8 @@ help: ## show this list
 install: $(VENV)/.runtime ## make .venv with what runs the service
 
 # exec: make passes SIGTERM on to its direct child only, which must be the runner and not a shell.
-run: $(VENV)/.runtime ## run Redis, batchers and api here: [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
-	@exec $(BIN)/python -m tools.run --batchers $(BATCHERS) --host $(HOST) --port $(PORT)
+run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientnet-lite0] [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
+	@$(if $(MODEL),MICROBATCH_MODEL='$(MODEL)') exec $(BIN)/python -m tools.run --batchers $(BATCHERS) --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
 	@exec $(BIN)/python -m pytest $(ARGS)
@@ -82,7 +84,12 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
 	@$(PIP) -r requirements-bench.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.bench
+$(VENV)/.onnx: requirements-onnx.txt $(VENV)/.runtime
+	@echo "installing requirements-onnx.txt into $(VENV)"
+	@$(PIP) -r requirements-onnx.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-onnx.txt $(VENV)/.bench
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

@@ -16,8 +16,8 @@ from errors import StartError
 from inputs import Accepts, Fit
 
 PREFIX = "MICROBATCH_"
-BUILT_IN_MODELS = ("digits", "simulated", "tf-serving")
-OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "efficientnet-lite0")
+OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*|onnx:.+"
 IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
 
 
@@ -99,7 +99,10 @@ class Settings(BaseSettings):
     decode_threads: int = Field(0, ge=0, le=256, description="Threads a process decodes images on; 0: one a core.")
 
     # The model
-    model: str = Field("digits", description="`digits`, `simulated`, `tf-serving` or `python:module:name`.")
+    model: str = Field(
+        "digits",
+        description="`digits`, `simulated`, `tf-serving`, `efficientnet-lite0`, `onnx:path` or `python:module:name`.",
+    )
     model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
     allowed_batch_sizes: Sizes = Field(
         (),
@@ -135,6 +138,15 @@ class Settings(BaseSettings):
     tf_serving_gzip: bool = Field(
         default=False, description="Compress large bodies: pays where the way there is slower than about 100 MB/s."
     )
+    onnx_threads: int = Field(
+        0, ge=0, le=256, description="Threads of one call in ONNX Runtime; 0: one a core, for one batcher a machine."
+    )
+    labels: str | None = Field(
+        None, description="File of the names of an ONNX model's classes, one a line: it answers the best of them."
+    )
+    top_k: int = Field(
+        0, ge=0, le=1000, description="How many of the best classes it answers; 0: five with labels, else all scores."
+    )
     simulated_batch_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes a batch.")
     simulated_image_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes an image.")
     simulated_decode_s: SecondsOrZero = Field(0.0, description="Added to the decoding of a request; for measuring.")
@@ -144,7 +156,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("input_dtype", "accepts", "fit", "model_dtype"),
-        *("tf_serving_version", "tf_serving_label", "tf_serving_input"),
+        *("tf_serving_version", "tf_serving_label", "tf_serving_input", "labels"),
         mode="before",
     )
     @classmethod
@@ -173,7 +185,7 @@ class Settings(BaseSettings):
     def _known_model(cls, value: str) -> str:
         if value in BUILT_IN_MODELS or re.fullmatch(OWN_MODEL, value):
             return value
-        rule = f"must be {', '.join(BUILT_IN_MODELS)} or python:module:name"
+        rule = f"must be {', '.join(BUILT_IN_MODELS)}, onnx:path or python:module:name"
         raise ValueError(rule + did_you_mean(value, BUILT_IN_MODELS))
 
     @field_validator("tf_serving_url")
