@@ -25,6 +25,7 @@ from config import Settings, load_settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
 from errors import RedisUnreachable, ServiceError, StartError
 from fronts import own
+from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
 from memory import calm_collector
 from service import Service
@@ -40,13 +41,17 @@ log = logging.getLogger("api")
 class Api(FastAPI):
     """FastAPI, but for `POST /predict`: that needs no middleware, no routing and no parsed parameters.
 
-    It has its route all the same, for /docs, and for a server that puts a root path before it.
+    It has its route all the same, for /docs, and for a server that puts a root path before it. The paths of other
+    servers go to their fronts, which word all errors their own way.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
             answer = await _predict(self.state.service, Incoming(scope, receive))
+            await answer(scope, receive, send)
+        elif scope["type"] == "http" and (front := front_of(path := path_of(scope))):
+            answer = await front.answer(self.state.service, Incoming(scope, receive), scope["method"], path)
             await answer(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
