@@ -16,7 +16,7 @@ from errors import StartError
 from inputs import Accepts, Fit
 
 PREFIX = "MICROBATCH_"
-BUILT_IN_MODELS = ("digits", "simulated", "tf-serving")
+BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "open-inference")
 OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
 
@@ -99,7 +99,9 @@ class Settings(BaseSettings):
     decode_threads: int = Field(0, ge=0, le=256, description="Threads a process decodes images on; 0: one a core.")
 
     # The model
-    model: str = Field("digits", description="`digits`, `simulated`, `tf-serving` or `python:module:name`.")
+    model: str = Field(
+        "digits", description="`digits`, `simulated`, `tf-serving`, `open-inference` or `python:module:name`."
+    )
     model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
     allowed_batch_sizes: Sizes = Field(
         (),
@@ -132,6 +134,13 @@ class Settings(BaseSettings):
     tf_serving_gzip: bool = Field(
         default=False, description="Compress large bodies: pays where the way there is slower than about 100 MB/s."
     )
+    inference_url: str = Field("http://127.0.0.1:8000", description="Where the Open Inference server's HTTP port is.")
+    inference_name: str = Field("model", min_length=1, description="The name of the model there.")
+    inference_version: str | None = Field(None, description="Its version; empty: the one that the server chooses.")
+    inference_input: str | None = Field(None, description="The input that is sent; empty: the only one it declares.")
+    inference_binary: Literal["auto", "on", "off"] = Field(
+        "auto", description="Send tensors as raw bytes instead of JSON; `auto`: where the server lists that extension."
+    )
     simulated_batch_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes a batch.")
     simulated_image_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes an image.")
     simulated_decode_s: SecondsOrZero = Field(0.0, description="Added to the decoding of a request; for measuring.")
@@ -142,6 +151,7 @@ class Settings(BaseSettings):
     @field_validator(
         *("input_dtype", "accepts", "fit", "model_dtype"),
         *("tf_serving_version", "tf_serving_label", "tf_serving_input"),
+        *("inference_version", "inference_input"),
         mode="before",
     )
     @classmethod
@@ -173,7 +183,7 @@ class Settings(BaseSettings):
         rule = f"must be {', '.join(BUILT_IN_MODELS)} or python:module:name"
         raise ValueError(rule + did_you_mean(value, BUILT_IN_MODELS))
 
-    @field_validator("tf_serving_url")
+    @field_validator("tf_serving_url", "inference_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):

@@ -15,6 +15,7 @@ ROOMS = {
     "digits": "models.digits",
     "simulated": "models.simulated",
     "tf-serving": "models.tf_serving",
+    "open-inference": "models.open_inference",
     "python": "models.own_code",
 }
 """Where the `open_model` of each kind of model is. Only the configured one is imported: some are heavy."""
