@@ -1,0 +1,98 @@
+"""The Open Inference client and the process that it speaks to, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from inputs import ModelInput
+from model_client import ModelClient
+from models.choice import Choice
+from models.open_inference import OpenInference, Served
+from models.scaling import Scaling
+from models.server import ModelServer
+from tests.stack import ROOT
+
+
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a model server; yield its process and port."""
+    command = [sys.executable, "-m", "tests.open_inference_server", "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@contextlib.asynccontextmanager
+async def cold(
+    url: str,
+    name: str,
+    takes: ModelInput | None = None,
+    *,
+    timeout_s: float = 5.0,
+    scaling: Scaling | None = None,
+    max_batch_size: int = 2,
+    **served: Any,
+) -> AsyncIterator[ModelClient]:
+    """Open a client of the model server; takes: what the settings say, None: nothing."""
+    choice = Choice("open-inference", scaling=scaling or Scaling())
+    if takes is not None:
+        choice = replace(choice, shape=takes.shape or None, dtype=takes.dtype, accepts=takes.accepts)
+    client = OpenInference(
+        ModelServer(url, setting="MICROBATCH_INFERENCE_URL", timeout_s=timeout_s),
+        Served(name, **served),
+        choice,
+        max_batch_size=max_batch_size,
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def warm(url: str, name: str, takes: ModelInput | None = None, **more: Any) -> AsyncIterator[ModelClient]:
+    """Open a client and warm it up."""
+    async with cold(url, name, takes, **more) as client:
+        await client.warm_up()
+        yield client
+
+
+def plain(predictions: Sequence[object]) -> Any:
+    """Return predictions as clients read them."""
+    return json.loads(orjson.dumps(predictions, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def last_call(url: str) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(f"{url}/control/last", trust_env=False).json()
+    return answer
+
+
+def sent(url: str) -> dict[str, Any]:
+    """Return the JSON of the last infer call."""
+    call: dict[str, Any] = json.loads(last_call(url)["json"])
+    return call
+
+
+def pictures(count: int) -> NDArray[np.uint8]:
+    """Return pictures whose sums are 48, 96 and so on."""
+    return np.ones((count, 4, 4, 3), np.uint8) * np.arange(1, count + 1, dtype=np.uint8).reshape(-1, 1, 1, 1)
+
+
+def files(*images: bytes) -> NDArray[Any]:
+    batch = np.empty(len(images), object)
+    batch[:] = images
+    return batch
