@@ -29,6 +29,9 @@ _REFUSED = 400
 _NEVER_FITS = (400, 413, 501)
 _HAS_NO_SUCH = (404, 405, 501)
 
+_ID = {"id": "microbatch"}
+"""Optional by the protocol, but KServe cannot answer a request in JSON that has none."""
+
 log = logging.getLogger(__name__)
 
 
@@ -182,8 +185,9 @@ class OpenInference:
             values = values.reshape(len(values), *self._input.row)
         tensor = Tensor(self._input.name, self._input.datatype, values)
         if not self._binary:
-            return pack("inputs", [tensor], binary=False)[0], {"Content-Type": "application/json"}
-        body, length = pack("inputs", [tensor], binary=True, fields={"parameters": {"binary_data_output": True}})
+            return pack("inputs", [tensor], binary=False, fields=_ID)[0], {"Content-Type": "application/json"}
+        asked = _ID | {"parameters": {"binary_data_output": True}}
+        body, length = pack("inputs", [tensor], binary=True, fields=asked)
         return body, {
             "Content-Type": "application/octet-stream",
             "Accept-Encoding": "identity",  # raw numbers compress badly, and Triton would try
