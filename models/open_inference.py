@@ -18,7 +18,7 @@ from errors import ModelUnavailable, StartError
 from inputs import ModelInput
 from models.choice import Choice
 from models.inference_metadata import WireInput, declared_input, takes_binary
-from models.server import ModelServer, error_of, nonsense, own_text
+from models.server import ModelServer, check_tried_out, error_of, nonsense
 from models.tensors import BYTES, HEADER_LENGTH, Tensor, by_row, pack, unpack
 
 INLINE_BYTES = 4 * 1024 * 1024
@@ -26,7 +26,6 @@ INLINE_BYTES = 4 * 1024 * 1024
 
 _OK = 200
 _REFUSED = 400
-_NEVER_FITS = (400, 413, 501)
 _HAS_NO_SUCH = (404, 405, 501)
 
 _ID = {"id": "microbatch"}
@@ -150,15 +149,7 @@ class OpenInference:
     async def _try_out(self, count: int) -> None:
         """Predict a blank batch."""
         response = await self._post(np.zeros((count, *self.takes.shape), self.takes.dtype))
-        if response.status_code in _NEVER_FITS:
-            said = f"its server answered {response.status_code}: {own_text(response)}"
-            if count > 1:
-                raise StartError(f"MICROBATCH_MAX_BATCH_SIZE={count}: the model {self._model} does not take it: {said}")
-            raise StartError(
-                f"the model {self._model} does not take a {self.takes.dtype} tensor of shape {self.takes.shape}: {said}"
-            )
-        if response.status_code != _OK:
-            raise self._waiting(error_of(response).message)
+        check_tried_out(response, model=self._model, takes=self.takes, count=count)
         _predictions(response, count)
 
     async def _ask(self, path: str, allowed: Sequence[int]) -> httpx.Response:
