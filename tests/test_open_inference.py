@@ -19,7 +19,8 @@ from inputs import ModelInput
 from model_client import open_model
 from models.open_inference import INLINE_BYTES
 from models.scaling import Scaling
-from tests.open_inference_client import files, last_call, pictures, plain, sent, serving, warm
+from tests.model_server import last_call
+from tests.open_inference_client import files, pictures, plain, sent, serving, warm
 from tests.open_inference_contract import DTYPES
 
 BOTH = pytest.mark.parametrize("binary", ["on", "off"])
