@@ -15,7 +15,7 @@ ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODEL) $(MICROBATCH_MODEL)),$(
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format coverage chaos bench bench-full bench-seed bench-growth bench-peers clean
+.PHONY: help install run test test-peers check format coverage chaos bench bench-full bench-seed bench-growth bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,9 @@ run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientne
 
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-peers: $(VENV)/.dev ## run the tests against model servers that others wrote, each in an environment of its own
+	@exec $(BIN)/python -m pytest -m peer -ra tests/peers $(ARGS)
 
 check: $(VENV)/.dev ## look for what ruff and mypy object to
 	@$(BIN)/ruff check --quiet .

@@ -8,39 +8,18 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from complaints import did_you_mean, sentences, unknown_names
 from errors import StartError
 from inputs import Accepts, Fit
+from setting_types import Names, Numbers, Seconds, SecondsOrZero, Shape, Sizes, empty_is_unset
 
 PREFIX = "MICROBATCH_"
-BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "efficientnet-lite0")
+BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "open-inference", "efficientnet-lite0")
 OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*|onnx:.+"
 IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
-
-
-def _split(value: object) -> object:
-    """Read `a,b,c` as a tuple; an empty text is an empty tuple."""
-    if not isinstance(value, str):
-        return value
-    return tuple(part.strip() for part in value.split(",")) if value.strip() else ()
-
-
-def _empty_is_unset(value: object) -> object:
-    """Read an empty text as not set, as Compose and Make pass it."""
-    return None if value in ("", ()) else value
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_split)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Shape = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...] | None, NoDecode, BeforeValidator(_empty_is_unset), BeforeValidator(_split)
-]
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -106,7 +85,8 @@ class Settings(BaseSettings):
     # The model
     model: str = Field(
         "digits",
-        description="`digits`, `simulated`, `tf-serving`, `efficientnet-lite0`, `onnx:path` or `python:module:name`.",
+        description="`digits`, `efficientnet-lite0`, `simulated`, `tf-serving`, `open-inference`, `onnx:path` or "
+        "`python:module:name`.",
     )
     model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
     allowed_batch_sizes: Sizes = Field(
@@ -152,6 +132,13 @@ class Settings(BaseSettings):
     top_k: int = Field(
         0, ge=0, le=1000, description="How many of the best classes it answers; 0: five with labels, else all scores."
     )
+    inference_url: str = Field("http://127.0.0.1:8000", description="Where the Open Inference server's HTTP port is.")
+    inference_name: str = Field("model", min_length=1, description="The name of the model there.")
+    inference_version: str | None = Field(None, description="Its version; empty: the one that the server chooses.")
+    inference_input: str | None = Field(None, description="The input that is sent; empty: the only one it declares.")
+    inference_binary: Literal["auto", "on", "off"] = Field(
+        "auto", description="Send tensors as raw bytes instead of JSON; `auto`: where the server lists that extension."
+    )
     simulated_batch_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes a batch.")
     simulated_image_s: SecondsOrZero = Field(0.0, description="What the `simulated` model takes an image.")
     simulated_decode_s: SecondsOrZero = Field(0.0, description="Added to the decoding of a request; for measuring.")
@@ -162,11 +149,12 @@ class Settings(BaseSettings):
     @field_validator(
         *("input_dtype", "accepts", "fit", "model_dtype"),
         *("tf_serving_version", "tf_serving_label", "tf_serving_input", "labels"),
+        *("inference_version", "inference_input"),
         mode="before",
     )
     @classmethod
     def _optional(cls, value: object) -> object:
-        return _empty_is_unset(value)
+        return empty_is_unset(value)
 
     @field_validator("input_dtype", "model_dtype")
     @classmethod
@@ -193,7 +181,7 @@ class Settings(BaseSettings):
         rule = f"must be {', '.join(BUILT_IN_MODELS)}, onnx:path or python:module:name"
         raise ValueError(rule + did_you_mean(value, BUILT_IN_MODELS))
 
-    @field_validator("tf_serving_url")
+    @field_validator("tf_serving_url", "inference_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):

@@ -17,6 +17,7 @@ ROOMS = {
     "tf-serving": "models.tf_serving",
     "onnx": "models.onnx_runtime",
     "efficientnet-lite0": "models.efficientnet",
+    "open-inference": "models.open_inference",
     "python": "models.own_code",
 }
 """Where the `open_model` of each kind of model is. Only the configured one is imported: some are heavy."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import orjson
 from numpy.typing import NDArray
+
+from models.json_numbers import dump_tensor, load_json, plain
 
 
 def encode(batch: NDArray[Any], *, signature: str, input_name: str | None, columnar: bool) -> bytes:
@@ -48,35 +47,10 @@ def decode(body: bytes, count: int) -> list[object]:
     return predictions
 
 
-def load_json(body: bytes) -> Any:
-    """Read JSON, and the NaN and Infinity of some servers, which orjson refuses; only those pay for the slow reader."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        if b"NaN" in body or b"Infinity" in body:
-            return json.loads(body)
-        raise
-
-
 def _rows(batch: NDArray[Any]) -> Iterator[bytes]:
     if batch.dtype == object:
         return (b'{"b64":"%b"}' % base64.b64encode(image) for image in batch)
-    return map(_tensor, _plain(batch))
-
-
-def _plain(batch: NDArray[Any]) -> NDArray[Any]:
-    """Bring it to what orjson encodes: C order, native bytes, at most 64 bits; no copy where it is so."""
-    too_wide = batch.dtype.itemsize > np.dtype(np.float64).itemsize
-    return np.ascontiguousarray(batch, np.float64 if too_wide else batch.dtype.newbyteorder("="))
-
-
-def _tensor(row: NDArray[Any]) -> bytes:
-    """Encode one tensor; integers stay integers, and what is not finite gets the tokens that TF-Serving reads."""
-    text = orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)
-    if row.dtype.kind != "f" or np.isfinite(row).all():
-        return text
-    lost = (json.dumps(float(value)).encode() for value in row[~np.isfinite(row)])
-    return re.sub(b"null", lambda _: next(lost), text)  # orjson writes each of them as null, in the same order
+    return map(dump_tensor, plain(batch))
 
 
 def _by_row(outputs: object, count: int) -> object:

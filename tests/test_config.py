@@ -71,11 +71,17 @@ def test_nothing_needs_to_be_set() -> None:
         ("INPUT_LAYOUT", "chw", "'nhwc' or 'nchw'"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
         ("QUEUE_NAME", "two words", "1 to 64 letters"),
-        ("MODEL", "python:module", "must be digits, simulated, tf-serving, efficientnet-lite0, onnx:path"),
+        (
+            "MODEL",
+            "python:module",
+            "must be digits, simulated, tf-serving, open-inference, efficientnet-lite0, onnx:path",
+        ),
         ("MODEL", "onnx:", "onnx:path"),
         ("TOP_K", "-1", "greater than or equal to 0"),
         ("MODEL", "digit", "did you mean digits?"),
         ("TF_SERVING_URL", "ftp://host", "must begin with http:// or https://"),
+        ("INFERENCE_URL", "host:8000", "must begin with http:// or https://"),
+        ("INFERENCE_BINARY", "maybe", "'auto', 'on' or 'off'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_value_and_rule(

@@ -72,8 +72,11 @@ def copied_files() -> set[str]:
             found = list(ROOT.glob(source))
             assert found, f"COPY {source}: there is no such file"
             files = [inner for path in found for inner in (path.rglob("*") if path.is_dir() else (path,))]
-            copied |= {file.relative_to(ROOT).as_posix() for file in files if file.is_file()}
-    return {file for file in copied if is_sent_to_the_engine(file)}
+            names = {file.relative_to(ROOT).as_posix() for file in files if file.is_file()}
+            sent = {name for name in names if is_sent_to_the_engine(name)}
+            assert sent, f"COPY {source}: .dockerignore keeps it from the engine"
+            copied |= sent
+    return copied
 
 
 def imported_names(file: Path) -> Iterator[str]:

@@ -21,21 +21,26 @@ class SkippedPeerError(Exception):
 
 
 def prepare(peer: Peer) -> Path:
-    """Return the peer's Python, having installed what it needs where its pins have changed since.
+    """Return the peer's Python, see `made`."""
+    return made(peer.name, peer.pins, base=peer.python or sys.executable)
+
+
+def made(name: str, pins: Path, *, base: str) -> Path:
+    """Return the Python of an environment, made with another one where its pins have changed since.
 
     Raises SkippedPeerError where that fails.
     """
-    folder = FOLDER / peer.key
+    folder = FOLDER / pins.stem
     python, stamp = folder / "bin" / "python", folder / ".made"
-    if stamp.exists() and stamp.read_text() == peer.pins.read_text():
+    if stamp.exists() and stamp.read_text() == pins.read_text():
         return python
-    base = shutil.which(peer.python or sys.executable)
-    if base is None:
-        raise SkippedPeerError(f"needs {peer.python}")
-    say(f"installing {peer.name} into {folder.relative_to(ROOT)}")
-    _run([base, "-m", "venv", "--clear", "--without-pip", str(folder)])
-    _run([*PIP, "--python", str(python), "install", "--quiet", "--requirement", str(peer.pins)])
-    stamp.write_text(peer.pins.read_text())
+    found = shutil.which(base)
+    if found is None:
+        raise SkippedPeerError(f"needs {base}")
+    say(f"installing {name} into {folder.relative_to(ROOT)}")
+    _run([found, "-m", "venv", "--clear", "--without-pip", str(folder)])
+    _run([*PIP, "--python", str(python), "install", "--quiet", "--requirement", str(pins)])
+    stamp.write_text(pins.read_text())
     return python
 
 
