@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from asgi import Answer, Incoming
 from errors import ServiceError
-from fronts import tf_serving
+from fronts import open_inference, tf_serving
 from fronts.failures import answered
 from service import Service
 
@@ -32,7 +32,10 @@ class Front:
         return answer
 
 
-FRONTS = (Front(tf_serving.PREFIX, tf_serving.serve, tf_serving.refusal),)
+FRONTS = (
+    Front(tf_serving.PREFIX, tf_serving.serve, tf_serving.refusal),
+    Front(open_inference.PREFIX, open_inference.serve, open_inference.refusal),
+)
 
 
 def front_of(path: str) -> Front | None:

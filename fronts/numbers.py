@@ -40,7 +40,7 @@ def require_count(rows: int, max_rows: int) -> None:
 
     Raises BadRequest, TooLarge.
     """
-    if not rows:
+    if rows < 1:
         raise BadRequest("there is no image in the body")
     if rows > max_rows:
         raise TooLarge(f"more than {max_rows} images in one request; send them in several")
@@ -61,9 +61,17 @@ def upload(value: object, takes: ModelInput, *, label: str, truths: bool) -> Upl
         return image_file(value, label)
     if takes.accepts == "encoded" or isinstance(value, str):
         raise InvalidImage(f'{label}: send an image file as {{"b64": "<the file in base64>"}}')
+    require_numbers(value, takes, label=label, truths=truths)
+    return as_tensor(value, takes, label)
+
+
+def require_numbers(value: object, takes: ModelInput, *, label: str, truths: bool) -> None:
+    """Look whether there is no true or false among numbers. truths: there may be.
+
+    Raises InvalidImage.
+    """
     if truths and np.dtype(takes.dtype).kind != "b" and _holds_truths(value):
         raise InvalidImage(f"{label} holds true or false; this model takes {takes.dtype}")
-    return as_tensor(value, takes, label)
 
 
 def image_file(value: dict[Any, Any], label: str) -> bytes:
@@ -85,13 +93,25 @@ def as_tensor(value: object, takes: ModelInput, label: str) -> NDArray[Any]:
 
     Raises InvalidImage where shape or type are others, or a number does not fit.
     """
-    try:
-        found = np.asarray(value)
-    except (ValueError, OverflowError) as exc:  # ragged
-        raise InvalidImage(f"{label} is no tensor; this model takes {takes.dtype} {takes.shape}") from exc
+    found = as_array(value, takes, label)
     if found.shape != takes.shape:
         raise InvalidImage(f"{label} has the shape {found.shape}; this model takes {takes.dtype} {takes.shape}")
     return cast(found, takes, label)
+
+
+def as_array(value: object, takes: ModelInput, label: str) -> NDArray[Any]:
+    """Return nested lists as an array of what they hold.
+
+    Raises InvalidImage where they are ragged.
+    """
+    try:
+        found = np.asarray(value)
+        if takes.dtype == "uint64" and found.dtype.kind == "f":  # as numpy takes whole numbers below and above 2 ** 63
+            exact = np.asarray(value, object)
+            return exact.astype(takes.dtype) if all(type(number) is int for number in exact.flat) else found
+    except (ValueError, OverflowError) as exc:
+        raise InvalidImage(f"{label} is no tensor; this model takes {takes.dtype} {takes.shape}") from exc
+    return found
 
 
 def cast(found: NDArray[Any], takes: ModelInput, label: str) -> NDArray[Any]:
