@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -81,13 +81,15 @@ class Service:
         await self.outbox.close()
         await self.queue.close()
 
-    async def receive(self, incoming: Incoming, share: Share, prefer: Preferences = NO_PREFERENCES) -> bytes:
-        """Read the body of a request, unless it would be refused anyway.
+    def receive(
+        self, incoming: Incoming, share: Share, prefer: Preferences = NO_PREFERENCES
+    ) -> Coroutine[None, None, bytes]:
+        """Return what reads the body of a request, unless that would be refused anyway.
 
         Raises QueueFull, TooLarge, BodyTimeout.
         """
         self.outbox.require_room(self._wait_s(prefer))
-        return await read_body(
+        return read_body(
             incoming,
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout_s=self.settings.body_timeout_s,

@@ -10,7 +10,6 @@ from hashlib import sha256
 from answers import accepted, add_timing, predictions
 from asgi import Answer, Incoming
 from bodies import split_body
-from budget import Share
 from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound
 from intake import job_uuids, new_uuid
 from prefer import preferences, read_key
@@ -27,23 +26,19 @@ async def predict(service: Service, incoming: Incoming) -> Answer:
 
     Raises ServiceError.
     """
-    with service.budget.share() as share:
-        return await _predict(service, incoming, share)
-
-
-async def _predict(service: Service, incoming: Incoming, share: Share) -> Answer:
     started_s = time.monotonic()
-    takes = service.readiness.require()
-    prefer = preferences(incoming.headers.get("prefer"))
-    body = await service.receive(incoming, share, prefer)
-    kind = incoming.headers.get("content-type", "")
-    uploads = await split_body(kind, body, max_images=service.settings.max_images_per_request)
-    read_s = time.monotonic()
-    key = read_key(incoming.headers.get("idempotency-key"))
-    uuid = await _uuid_of(service, key, kind, body) if key else new_uuid()
-    outcomes = await service.ask(
-        incoming, uploads, share, takes=takes, uuid=uuid, read_s=read_s, prefer=prefer, again=bool(key)
-    )
+    with service.budget.share() as share:
+        takes = service.readiness.require()
+        prefer = preferences(incoming.headers.get("prefer"))
+        body = await service.receive(incoming, share, prefer)
+        kind = incoming.headers.get("content-type", "")
+        uploads = await split_body(kind, body, max_images=service.settings.max_images_per_request)
+        read_s = time.monotonic()
+        key = read_key(incoming.headers.get("idempotency-key"))
+        uuid = await _uuid_of(service, key, kind, body) if key else new_uuid()
+        outcomes = await service.ask(
+            incoming, uploads, share, takes=takes, uuid=uuid, read_s=read_s, prefer=prefer, again=bool(key)
+        )
     request_id = uuid if len(uploads) == 1 else f"{uuid}.{len(uploads)}"
     if outcomes is None:
         answer = accepted(request_id)
