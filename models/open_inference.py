@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -26,8 +27,9 @@ INLINE_BYTES = 4 * 1024 * 1024
 
 _OK = 200
 _REFUSED = 400
-_NEVER_FITS = (400, 413, 501)
-_HAS_NO_SUCH = (404, 405, 501)
+_UNSUPPORTED = 501
+_NEVER_FITS = (_REFUSED, 413, _UNSUPPORTED)
+_HAS_NO_SUCH = (404, 405, _UNSUPPORTED)
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ class OpenInference:
     async def _check_ready(self) -> None:
         """Ask whether the model is ready: the status says so, bodies differ from server to server."""
         response = await self._server.ask("GET", f"{self._model.path}/ready")
+        if response.status_code == _UNSUPPORTED:  # as KServe says of any version
+            raise StartError(f"the model {self._model} is not to be had: its server answered 501: {own_text(response)}")
         if not response.is_success:
             not_yet = response.status_code == _REFUSED
             raise self._waiting("it is not ready" if not_yet else error_of(response).message)
@@ -181,9 +185,11 @@ class OpenInference:
         if self._input.datatype == BYTES:
             values = values.reshape(len(values), *self._input.row)
         tensor = Tensor(self._input.name, self._input.datatype, values)
+        fields: dict[str, object] = {"id": uuid4().hex[:12]}  # optional, but many models of KServe fail without
         if not self._binary:
-            return pack("inputs", [tensor], binary=False)[0], {"Content-Type": "application/json"}
-        body, length = pack("inputs", [tensor], binary=True, fields={"parameters": {"binary_data_output": True}})
+            return pack("inputs", [tensor], binary=False, fields=fields)[0], {"Content-Type": "application/json"}
+        fields["parameters"] = {"binary_data_output": True}
+        body, length = pack("inputs", [tensor], binary=True, fields=fields)
         return body, {
             "Content-Type": "application/octet-stream",
             "Accept-Encoding": "identity",  # raw numbers compress badly, and Triton would try

@@ -36,7 +36,7 @@ class Refusal(Exception):
 class Style:
     """How a server differs from the others.
 
-    wrong: the status of a request that it refuses; unready: of a model that is not there yet.
+    unready: the status of a model that is not there yet. is_kserve: each call needs an `id`, and there are no versions.
     """
 
     extensions: tuple[str, ...] | None
@@ -44,12 +44,14 @@ class Style:
     nested: bool
     has_bodies: bool
     unready: int
-    wrong: int = 400
+    is_kserve: bool = False
 
 
 STYLES = {
     "triton": Style(("classification", "binary_tensor_data"), binary=True, nested=False, has_bodies=False, unready=400),
-    "kserve": Style(("model_repository_extension",), binary=True, nested=True, has_bodies=True, unready=503),
+    "kserve": Style(
+        ("model_repository_extension",), binary=True, nested=True, has_bodies=True, unready=503, is_kserve=True
+    ),
     "bare": Style(None, binary=False, nested=False, has_bodies=True, unready=503),
 }
 

@@ -5,7 +5,7 @@
 The same models under three addresses; open_inference_contract.py says what the models do:
 
     /         Triton: raw bytes are listed, health has no body, JSON data is flat, nearly every error is 400
-    /kserve   KServe: raw bytes are taken but not listed, JSON data is nested, a model that is not ready is 503
+    /kserve   KServe: raw bytes are taken but not listed, JSON data is nested, an `id` is needed, a version is 501
     /bare     a server with nothing but JSON: `GET /v2` is not there, raw bytes are refused
 
 Models that misbehave, all of them `sum` for batches of zeros, such as a warm-up sends; `at-once-...` for those too:
@@ -104,6 +104,8 @@ class Connection(BaseHTTPRequestHandler):
     def serve(self, name: str, version: str | None, verb: str | None, content: bytes, style: Style) -> None:
         """Answer for one model."""
         model = SUM if MISBEHAVING.fullmatch(name) else MODELS.get(name)
+        if version and style.is_kserve:
+            raise Refusal(501, "Model versioning not supported yet.")
         if model is None or version not in (None, "3"):
             unknown = f"Request for unknown model: '{name}' version {version} is not found"
             raise Refusal(404 if verb != "/ready" or style.has_bodies else 400, unknown)
@@ -135,6 +137,8 @@ class Connection(BaseHTTPRequestHandler):
         self.misbehave(name)
         if self.close_connection:
             return
+        if style.is_kserve and "id" not in json.loads(header):
+            raise Refusal(500, "1 validation error for InferenceResponse: id Input should be a valid string")
         outputs = predict(model, header, content[len(header) :])
         if name == "few":
             outputs = {key: (datatype, values[1:]) for key, (datatype, values) in outputs.items()}

@@ -46,11 +46,10 @@ async def test_a_batch_is_predicted_in_one_call_and_in_order(url: str, style: st
     assert [one["shape"] for one in sent(url)["inputs"]] == [[3, 4, 4, 3]]
 
 
-@BOTH
-@pytest.mark.parametrize("datatype", DTYPES)
+@pytest.mark.parametrize(
+    ("datatype", "binary"), [*((one, "on") for one in DTYPES), *((one, "off") for one in DTYPES if one != "FP16")]
+)
 async def test_numbers_of_every_datatype_arrive_and_come_back(url: str, datatype: str, binary: str) -> None:
-    if (datatype, binary) == ("FP16", "off"):
-        pytest.skip("JSON has no such numbers")
     dtype = np.dtype(DTYPES[datatype])
     batch = np.array([[0, 1], [1, 0]], dtype)
     if dtype.kind in "iu":
@@ -131,6 +130,17 @@ async def test_calls_one_after_the_other_share_a_connection(url: str) -> None:
             await model.predict(pictures(1))
 
     assert last_call(url)["connections"] == before + 1
+
+
+@BOTH
+async def test_each_call_has_an_id_of_its_own(url: str, binary: str) -> None:
+    ids = []
+    async with warm(f"{url}/kserve", "sum", binary=binary) as model:
+        for _ in range(2):
+            await model.predict(pictures(1))
+            ids.append(sent(url)["id"])
+
+    assert len(set(ids)) == 2
 
 
 async def test_raw_answers_are_not_to_be_compressed(url: str) -> None:
@@ -307,7 +317,7 @@ async def test_the_settings_open_it(url: str, monkeypatch: pytest.MonkeyPatch) -
     for name in [name for name in os.environ if name.startswith("MICROBATCH_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MICROBATCH_MODEL", "open-inference")
-    monkeypatch.setenv("MICROBATCH_INFERENCE_URL", f"{url}/kserve")
+    monkeypatch.setenv("MICROBATCH_INFERENCE_URL", url)
     monkeypatch.setenv("MICROBATCH_INFERENCE_NAME", "untold")
     monkeypatch.setenv("MICROBATCH_INFERENCE_VERSION", "3")
     monkeypatch.setenv("MICROBATCH_INFERENCE_INPUT", "x")
@@ -321,7 +331,7 @@ async def test_the_settings_open_it(url: str, monkeypatch: pytest.MonkeyPatch) -
     await model.close()
 
     assert plain(predictions) == [24.0, 48.0]
-    assert last_call(url)["path"] == "/kserve/v2/models/untold/versions/3/infer"
+    assert last_call(url)["path"] == "/v2/models/untold/versions/3/infer"
     assert sent(url)["inputs"][0]["parameters"] == {"binary_data_size": 384}
     assert model.takes == ModelInput((4, 4, 3))
     assert not model.in_process
