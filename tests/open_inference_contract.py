@@ -52,6 +52,7 @@ STYLES = {
     "kserve": Style(
         ("model_repository_extension",), binary=True, nested=True, has_bodies=True, unready=503, is_kserve=True
     ),
+    "odd": Style(("binary_tensor_data",), binary=True, nested=False, has_bodies=True, unready=503),
     "bare": Style(None, binary=False, nested=False, has_bodies=True, unready=503),
 }
 
@@ -114,6 +115,8 @@ MODELS = {
     "small_memory": Model("FP32", (4, 4, 3), one("FP32", total), memory_rows=2),
     "untold": Model("FP32", (4, 4, 3), one("FP32", total), metadata="missing"),
     "undeclared": Model("FP32", (4, 4, 3), one("FP32", total), metadata="empty"),
+    "odd": Model("FP32", (4, 4, 3), one("FP32", total), metadata="odd"),
+    "late": Model("FP32", (4, 4, 3), one("FP32", total), metadata="late"),
     "photos": Model("UINT8", (224, 224, 3), one("FP32", lambda batch: batch[:, ::22, 0, 0])),
     **{f"echo-{datatype}": Model(datatype, (2,), one(datatype, lambda batch: batch)) for datatype in DTYPES},
 }
@@ -123,10 +126,12 @@ def metadata(name: str, model: Model) -> dict[str, object]:
     """Describe a model."""
     if model.metadata == "missing":
         raise Refusal(404, "Not Found")
+    if model.metadata == "late":
+        raise Refusal(503, "the model is unloaded")
     shape = [model.batch_axis, *model.row]
     inputs = [{"name": one, "datatype": model.datatype, "shape": shape} for one in model.inputs]
     outputs = [{"name": "y", "datatype": "FP32", "shape": [-1]}]
-    declared = inputs if model.metadata == "whole" else []
+    declared = {"whole": inputs, "empty": [], "odd": 3}[model.metadata]
     return {"name": name, "versions": ["3"], "platform": "test", "inputs": declared, "outputs": outputs}
 
 

@@ -7,6 +7,7 @@ The same models under three addresses; open_inference_contract.py says what the 
     /         Triton: raw bytes are listed, health has no body, JSON data is flat, nearly every error is 400
     /kserve   KServe: raw bytes are taken but not listed, JSON data is nested, an `id` is needed, a version is 501
     /bare     a server with nothing but JSON: `GET /v2` is not there, raw bytes are refused
+    /odd      Triton, but what it says of itself is no object
 
 Models that misbehave, all of them `sum` for batches of zeros, such as a warm-up sends; `at-once-...` for those too:
 
@@ -35,7 +36,7 @@ from urllib.parse import unquote
 from tests.open_inference_contract import MODELS, STYLES, SUM, Model, Refusal, Style, metadata, predict, write
 
 PATH = re.compile(
-    r"(?:/(?P<style>kserve|bare))?/v2(?:/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<verb>/ready|/infer)?)?"
+    r"(?:/(?P<style>kserve|bare|odd))?/v2(?:/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<verb>/ready|/infer)?)?"
 )
 MISBEHAVING = re.compile(
     r"(?:at-once-)?(?:(?:fail|html|slow|drip|loading)-[\d.]+|cut|drop|stale|few|garbage|long-header|bad-header|surplus|short)"
@@ -99,7 +100,8 @@ class Connection(BaseHTTPRequestHandler):
         """Say what the server can do."""
         if style.extensions is None:
             raise Refusal(404, "Not Found")
-        self.answer(200, {"name": "test", "version": "1", "extensions": style.extensions})
+        whole = {"name": "test", "version": "1", "extensions": style.extensions}
+        self.answer(200, [whole] if style is STYLES["odd"] else whole)
 
     def serve(self, name: str, version: str | None, verb: str | None, content: bytes, style: Style) -> None:
         """Answer for one model."""

@@ -69,6 +69,17 @@ async def test_warm_up_waits_for_a_server_that_is_not_there_or_speaks_otherwise(
 
 
 @pytest.mark.parametrize(
+    ("style", "name", "said"), [("/odd", "sum", "no sense"), ("", "odd", "no sense"), ("", "late", "busy or loading")]
+)
+async def test_metadata_that_make_no_sense_or_come_late_are_waited_for(
+    url: str, style: str, name: str, said: str
+) -> None:
+    async with cold(url + style, name) as model:
+        with pytest.raises(ModelUnavailable, match=said):
+            await model.warm_up()
+
+
+@pytest.mark.parametrize(
     ("name", "takes"),
     [
         ("sum", PICTURE),
