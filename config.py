@@ -8,39 +8,18 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from complaints import did_you_mean, sentences, unknown_names
 from errors import StartError
 from inputs import Accepts, Fit
+from setting_types import Names, Numbers, Seconds, SecondsOrZero, Shape, Sizes, empty_is_unset
 
 PREFIX = "MICROBATCH_"
-BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "open-inference")
-OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "open-inference", "efficientnet-lite0")
+OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*|onnx:.+"
 IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
-
-
-def _split(value: object) -> object:
-    """Read `a,b,c` as a tuple; an empty text is an empty tuple."""
-    if not isinstance(value, str):
-        return value
-    return tuple(part.strip() for part in value.split(",")) if value.strip() else ()
-
-
-def _empty_is_unset(value: object) -> object:
-    """Read an empty text as not set, as Compose and Make pass it."""
-    return None if value in ("", ()) else value
-
-
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-SecondsOrZero = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_split)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Shape = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...] | None, NoDecode, BeforeValidator(_empty_is_unset), BeforeValidator(_split)
-]
-Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -100,7 +79,9 @@ class Settings(BaseSettings):
 
     # The model
     model: str = Field(
-        "digits", description="`digits`, `simulated`, `tf-serving`, `open-inference` or `python:module:name`."
+        "digits",
+        description="`digits`, `efficientnet-lite0`, `simulated`, `tf-serving`, `open-inference`, `onnx:path` or "
+        "`python:module:name`.",
     )
     model_timeout_s: Seconds = Field(20.0, description="How long one model call may take.")
     allowed_batch_sizes: Sizes = Field(
@@ -124,6 +105,9 @@ class Settings(BaseSettings):
     model_dtype: str | None = Field(
         None, description="The dtype handed to the model; empty: `float32` when scaled, else as it came."
     )
+    python_runs_in: Literal["thread", "process"] = Field(
+        "thread", description="Where your own code runs: `process` if it holds Python's lock or may crash."
+    )
     tf_serving_url: str = Field("http://127.0.0.1:8501", description="Where TF-Serving's REST port is.")
     tf_serving_name: str = Field("model", min_length=1, description="The name of the model there.")
     tf_serving_version: int | None = Field(None, ge=0, description="Its version; empty: the latest.")
@@ -133,6 +117,15 @@ class Settings(BaseSettings):
     tf_serving_format: Literal["row", "columnar"] = Field("row", description="How a batch is sent.")
     tf_serving_gzip: bool = Field(
         default=False, description="Compress large bodies: pays where the way there is slower than about 100 MB/s."
+    )
+    onnx_threads: int = Field(
+        0, ge=0, le=256, description="Threads of one call in ONNX Runtime; 0: one a core, for one batcher a machine."
+    )
+    labels: str | None = Field(
+        None, description="File of the names of an ONNX model's classes, one a line: it answers the best of them."
+    )
+    top_k: int = Field(
+        0, ge=0, le=1000, description="How many of the best classes it answers; 0: five with labels, else all scores."
     )
     inference_url: str = Field("http://127.0.0.1:8000", description="Where the Open Inference server's HTTP port is.")
     inference_name: str = Field("model", min_length=1, description="The name of the model there.")
@@ -150,13 +143,13 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("input_dtype", "accepts", "fit", "model_dtype"),
-        *("tf_serving_version", "tf_serving_label", "tf_serving_input"),
+        *("tf_serving_version", "tf_serving_label", "tf_serving_input", "labels"),
         *("inference_version", "inference_input"),
         mode="before",
     )
     @classmethod
     def _optional(cls, value: object) -> object:
-        return _empty_is_unset(value)
+        return empty_is_unset(value)
 
     @field_validator("input_dtype", "model_dtype")
     @classmethod
@@ -180,7 +173,7 @@ class Settings(BaseSettings):
     def _known_model(cls, value: str) -> str:
         if value in BUILT_IN_MODELS or re.fullmatch(OWN_MODEL, value):
             return value
-        rule = f"must be {', '.join(BUILT_IN_MODELS)} or python:module:name"
+        rule = f"must be {', '.join(BUILT_IN_MODELS)}, onnx:path or python:module:name"
         raise ValueError(rule + did_you_mean(value, BUILT_IN_MODELS))
 
     @field_validator("tf_serving_url", "inference_url")

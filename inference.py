@@ -241,7 +241,7 @@ class Inference:
             raise ModelFailed("the model must give a list of predictions, one an image")
         if len(predictions) != len(images):
             raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(images)} images")
-        return predictions[: len(batch.jobs)]
+        return predictions if images is batch.images else predictions[: len(batch.jobs)]
 
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:

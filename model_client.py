@@ -15,6 +15,8 @@ ROOMS = {
     "digits": "models.digits",
     "simulated": "models.simulated",
     "tf-serving": "models.tf_serving",
+    "onnx": "models.onnx_runtime",
+    "efficientnet-lite0": "models.efficientnet",
     "open-inference": "models.open_inference",
     "python": "models.own_code",
 }
@@ -56,7 +58,7 @@ class ModelClient(Protocol):
 
 
 def open_model(settings: Settings) -> ModelClient:
-    """Open the configured model; nothing is loaded or connected before `warm_up`, except Python code.
+    """Open the configured model: what runs in this process is loaded, nothing is connected before `warm_up`.
 
     Raises StartError where it cannot be found or its input is not known.
     """

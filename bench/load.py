@@ -10,7 +10,7 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 LENGTH = b"content-length: "
 HEAD_END = b"\r\n\r\n"
 LAST_ANSWERS_S = 5.0
+CLOSED = 0
+"""The status that a connection counts with which the server has closed."""
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class Client(asyncio.Protocol):
         end = received.find(HEAD_END)
         if end < 0:
             return
-        at = received.find(LENGTH, 0, end)
+        at = received[:end].lower().find(LENGTH)
         length = int(received[at + len(LENGTH) : received.find(b"\r", at)]) if at >= 0 else 0
         if len(received) < end + len(HEAD_END) + length:
             return
@@ -101,10 +103,13 @@ class Client(asyncio.Protocol):
             self._transport.close()
 
 
-def request_bytes(url: str, body: bytes, content_type: str) -> bytes:
-    """Return a whole POST /predict."""
-    head = f"POST /predict HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: {content_type}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def request_bytes(
+    url: str, body: bytes, content_type: str, *, path: str = "/predict", headers: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a whole POST."""
+    fields = {"Host": urlsplit(url).netloc, "Content-Type": content_type, **(headers or {})}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 async def closed_loop(url: str, requests: Sequence[bytes], *, clients: int, seconds: float) -> Load:
@@ -127,6 +132,8 @@ async def closed_loop(url: str, requests: Sequence[bytes], *, clients: int, seco
     for number, client in enumerate(opened):
         client.send(requests[number % len(requests)], started_s)
     await asyncio.sleep(seconds)
+    if closed := sum(not client.is_open for client in opened):
+        load.statuses[CLOSED] = closed
     for client in opened:
         client.close()
     return load

@@ -58,7 +58,7 @@ def overhead(size: Size) -> Iterator[Row]:
     """Yield what the service costs: a 3 KB tensor and a model that does nothing, beside the floor."""
     work = tensors()
     with service(work.settings) as ours, floor() as least:
-        looks = [_Looks("overhead", target, work) for target in (least, ours)]
+        looks = [Looks("overhead", target, work) for target in (least, ours)]
         for turn in range(size.turns):
             for clients in size.clients:
                 for look in looks:
@@ -69,7 +69,7 @@ def images(size: Size) -> Iterator[Row]:
     """Yield photos a second beside a bare loop on all cores, with as many batchers as there are: they decode."""
     work = photos()
     with service(work.settings, batchers=CORES) as ours:
-        look = _Looks(f"photos, {CORES} batchers", ours, work)
+        look = Looks(f"photos, {CORES} batchers", ours, work)
         for turn in range(size.turns):
             yield _bare(look.plan, "photos", turn, processes=CORES, seconds=size.seconds)
             for clients in (16, 64):
@@ -81,7 +81,7 @@ def model_bound(size: Size, *, batchers: int) -> Iterator[Row]:
     work = tensors(SIMULATED_BATCH_S=str(MODEL_BATCH_S))
     limit = batchers * MODEL_BATCH / MODEL_BATCH_S
     with service(work.settings, batchers=batchers) as ours:
-        look = _Looks(f"20 ms a batch, {batchers} batcher(s)", ours, work)
+        look = Looks(f"20 ms a batch, {batchers} batcher(s)", ours, work)
         for turn in range(size.turns):
             yield Row(look.plan, "limit", reference=True, load="", turn=turn, per_s=limit)
             yield look.closed(turn, clients=128 * batchers, seconds=2 * size.seconds)
@@ -99,7 +99,7 @@ def arithmetic_bound(size: Size) -> Iterator[Row]:
 
 def _beside_full_batches(plan: str, work: Workload, bare_plan: str, size: Size) -> Iterator[Row]:
     with service(work.settings) as ours:
-        look = _Looks(plan, ours, work)
+        look = Looks(plan, ours, work)
         for turn in range(size.turns):
             yield _bare(plan, bare_plan, turn, processes=1, seconds=size.seconds)
             for clients in (1, 128):
@@ -110,19 +110,22 @@ def arrivals(size: Size) -> Iterator[Row]:
     """Yield latencies under Poisson arrivals, counted from the intended moment, at parts of what the model can do."""
     work = tensors(SIMULATED_BATCH_S=str(MODEL_BATCH_S))
     with service(work.settings) as ours:
-        look = _Looks("arrivals at a part of 1,600/s", ours, work)
+        look = Looks("arrivals at a part of 1,600/s", ours, work)
         for turn in range(size.turns):
             for part in (0.2, 0.5, 0.8):
                 yield look.open(turn, part=part, seconds=2 * size.seconds)
 
 
-class _Looks:
+class Looks:
     """One target under one workload; it has been warmed up."""
 
     def __init__(self, plan: str, target: Target, work: Workload) -> None:
         self.plan = plan
         self._target = target
-        self._requests = [request_bytes(target.url, body, work.content_type) for body in work.bodies]
+        self._requests = [
+            request_bytes(target.url, body, work.content_type, path=work.path, headers=work.headers)
+            for body in work.bodies
+        ]
         load = uvloop.run(closed_loop(target.url, self._requests, clients=16, seconds=WARM_UP_S))
         if load.errors or not load.latencies_s:
             raise RuntimeError(f"{target.name} does not answer as it should: {load.statuses}")

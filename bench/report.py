@@ -20,7 +20,6 @@ from tools.local_redis import find_redis
 
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "redis", "hiredis", "numpy", "pillow")
 README = Path(__file__).resolve().parent.parent / "README.md"
-SECTION = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.DOTALL)
 HEADER = [
     "what",
     "clients",
@@ -33,6 +32,7 @@ HEADER = [
     "p99 ms",
     "its p99",
     "CPU s/1,000",
+    "its CPU",
 ]
 
 
@@ -46,10 +46,10 @@ class Figure:
     cpu_s_per_1000: float | None
 
 
-def write(rows: Sequence[Row], file: Path) -> None:
-    """Write all rows, and on what they were measured."""
+def write(rows: Sequence[Row], file: Path, **more: object) -> None:
+    """Write all rows, on what they were measured, and what more there is to say."""
     file.parent.mkdir(exist_ok=True)
-    document = {"measured": machine(), "rows": [asdict(row) for row in rows]}
+    document = {"measured": machine(), **more, "rows": [asdict(row) for row in rows]}
     file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
@@ -97,6 +97,7 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[str]]:
             _number(mine.p99_ms),
             _number(its.p99_ms if its else None),
             _number(mine.cpu_s_per_1000, 3),
+            _number(its.cpu_s_per_1000 if its else None, 3),
         ]
 
 
@@ -128,8 +129,17 @@ def update_readme(rows: Sequence[Row], folder: Path) -> None:
     )
     plots = "![Latency against throughput; processor time per 1,000 requests](bench/results/overhead.svg)"
     lines = [how, "", *table(cells(rows), markdown=True), "", plots, ""]
-    text = README.read_text()
-    README.write_text(SECTION.sub(lambda found: found[1] + "\n".join(lines) + found[2], text))
+    put_into_readme("bench", lines)
+
+
+def section(name: str) -> re.Pattern[str]:
+    """Return what finds the README's part between two marks of this name."""
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+
+
+def put_into_readme(name: str, lines: Sequence[str]) -> None:
+    """Replace what is between the marks of this name."""
+    README.write_text(section(name).sub(lambda found: found[1] + "\n".join(lines) + found[2], README.read_text()))
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -21,12 +22,20 @@ class Workload:
     content_type: str
     bodies: tuple[bytes, ...]
     settings: dict[str, str]
+    path: str = "/predict"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def tensors(**settings: str) -> Workload:
     """Return a 3 KB tensor for a model that costs nothing, unless the settings say otherwise."""
     tensor = np.random.default_rng(SEED).integers(0, 256, (32, 32, 3), np.uint8)
     return Workload("application/x-npy", (npy(tensor),), {"MODEL": "simulated"} | settings)
+
+
+def bytes_tensor(size: int) -> Workload:
+    """Return a tensor of so many bytes for a model that costs next to nothing: it adds them up."""
+    tensor = np.random.default_rng(SEED).integers(0, 256, size, np.uint8)
+    return Workload("application/x-npy", (npy(tensor),), {"MODEL": "simulated", "INPUT_SHAPE": str(size)})
 
 
 def for_model(model: type[Wide | Convolution]) -> Workload:

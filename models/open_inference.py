@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
-from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -19,7 +18,7 @@ from errors import ModelUnavailable, StartError
 from inputs import ModelInput
 from models.choice import Choice
 from models.inference_metadata import WireInput, declared_input, takes_binary
-from models.server import ModelServer, error_of, nonsense, own_text
+from models.server import ModelServer, check_tried_out, error_of, nonsense, own_text
 from models.tensors import BYTES, HEADER_LENGTH, Tensor, by_row, pack, unpack
 
 INLINE_BYTES = 4 * 1024 * 1024
@@ -28,8 +27,10 @@ INLINE_BYTES = 4 * 1024 * 1024
 _OK = 200
 _REFUSED = 400
 _UNSUPPORTED = 501
-_NEVER_FITS = (_REFUSED, 413, _UNSUPPORTED)
 _HAS_NO_SUCH = (404, 405, _UNSUPPORTED)
+
+_ID = {"id": "microbatch"}
+"""Optional by the protocol, but KServe cannot answer a request in JSON that has none."""
 
 log = logging.getLogger(__name__)
 
@@ -151,15 +152,7 @@ class OpenInference:
     async def _try_out(self, count: int) -> None:
         """Predict a blank batch."""
         response = await self._post(np.zeros((count, *self.takes.shape), self.takes.dtype))
-        if response.status_code in _NEVER_FITS:
-            said = f"its server answered {response.status_code}: {own_text(response)}"
-            if count > 1:
-                raise StartError(f"MICROBATCH_MAX_BATCH_SIZE={count}: the model {self._model} does not take it: {said}")
-            raise StartError(
-                f"the model {self._model} does not take a {self.takes.dtype} tensor of shape {self.takes.shape}: {said}"
-            )
-        if response.status_code != _OK:
-            raise self._waiting(error_of(response).message)
+        check_tried_out(response, model=self._model, takes=self.takes, count=count)
         _predictions(response, count)
 
     async def _ask(self, path: str, allowed: Sequence[int]) -> httpx.Response:
@@ -185,11 +178,10 @@ class OpenInference:
         if self._input.datatype == BYTES:
             values = values.reshape(len(values), *self._input.row)
         tensor = Tensor(self._input.name, self._input.datatype, values)
-        fields: dict[str, object] = {"id": uuid4().hex[:12]}  # optional, but many models of KServe fail without
         if not self._binary:
-            return pack("inputs", [tensor], binary=False, fields=fields)[0], {"Content-Type": "application/json"}
-        fields["parameters"] = {"binary_data_output": True}
-        body, length = pack("inputs", [tensor], binary=True, fields=fields)
+            return pack("inputs", [tensor], binary=False, fields=_ID)[0], {"Content-Type": "application/json"}
+        asked = _ID | {"parameters": {"binary_data_output": True}}
+        body, length = pack("inputs", [tensor], binary=True, fields=asked)
         return body, {
             "Content-Type": "application/octet-stream",
             "Accept-Encoding": "identity",  # raw numbers compress badly, and Triton would try

@@ -5,38 +5,63 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from config import Settings
 from errors import StartError
 from inputs import Accepts, ModelInput
 from models.choice import Choice
-from models.in_process import InProcess
+from models.in_process import InProcess, Predict
+from models.own_process import OwnProcess
 
 log = logging.getLogger(__name__)
 
 
-def open_model(settings: Settings) -> InProcess:
-    """Open `python:module:name`: a class (made without arguments), an object with `predict`, or a function.
+@dataclass(frozen=True, slots=True)
+class OwnCode:
+    """What was found: how it predicts, and what else it has."""
 
-    Raises StartError where it cannot be found or its input is not known.
+    predict: Predict
+    declared: ModelInput | None
+    warm_up: Callable[[], object] | None
+    close: Callable[[], object] | None
+
+
+def open_model(settings: Settings) -> InProcess | OwnProcess:
+    """Open `python:module:name`, in a thread or in a process of its own.
+
+    Raises StartError where it cannot be found or its input is not known; a process says so at its warm-up.
     """
-    _, module, name = settings.model.split(":")
+    choice = Choice.of(settings)
+    if settings.python_runs_in == "process":
+        return OwnProcess(choice)
+    found = find(settings.model)
+    return InProcess(
+        found.predict,
+        takes=choice.over(found.declared),
+        scaling=choice.scaling,
+        warm_up=found.warm_up,
+        close=found.close,
+    )
+
+
+def find(path: str) -> OwnCode:
+    """Import `python:module:name`: a class (made without arguments), an object with `predict`, or a function.
+
+    Raises StartError where it cannot be found.
+    """
+    _, module, name = path.split(":")
     try:
         found = getattr(importlib.import_module(module), name)
         model = found() if inspect.isclass(found) else found
     except Exception as exc:
         log.debug("the model cannot be opened", exc_info=exc)
-        raise StartError(f"MICROBATCH_MODEL={settings.model}: {exc}") from exc
+        raise StartError(f"MICROBATCH_MODEL={path}: {exc}") from exc
     predict = getattr(model, "predict", model)
     if not callable(predict):
-        raise StartError(f"MICROBATCH_MODEL={settings.model}: must be a function or have a predict method")
-    return InProcess(
-        predict,
-        takes=Choice.of(settings).over(_declared(model)),
-        scaling=Choice.of(settings).scaling,
-        warm_up=getattr(model, "warm_up", None),
-        close=getattr(model, "close", None),
-    )
+        raise StartError(f"MICROBATCH_MODEL={path}: must be a function or have a predict method")
+    return OwnCode(predict, _declared(model), getattr(model, "warm_up", None), getattr(model, "close", None))
 
 
 def _declared(model: object) -> ModelInput | None:

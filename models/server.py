@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, StartError, tells_of_no_memory
+from inputs import ModelInput
 
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 30.0
@@ -39,6 +40,7 @@ _ANSWERS: dict[int, tuple[type[ServiceError], str]] = {
     503: _BUSY,
     504: _SLOW,
 }
+_NEVER_FITS = (400, 413, 501)
 _MAY_LACK_MEMORY = (429, 500, 503)
 _QUOTED = re.compile(r"JSON (?:value|object): .*?(?= Type: | not | found | must | to |$)", re.IGNORECASE)
 
@@ -130,3 +132,17 @@ def own_text(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         text = response.content[: 4 * LOGGED_CHARACTERS].decode(errors="replace")
     return _QUOTED.sub("JSON value", " ".join(text.split()))[:LOGGED_CHARACTERS]
+
+
+def check_tried_out(response: httpx.Response, *, model: object, takes: ModelInput, count: int) -> None:
+    """Look at the answer to a blank batch.
+
+    Raises StartError where the model does not take such a batch, ModelUnavailable where it cannot be told yet.
+    """
+    if response.status_code in _NEVER_FITS:
+        said = f"its server answered {response.status_code}: {own_text(response)}"
+        if count > 1:
+            raise StartError(f"MICROBATCH_MAX_BATCH_SIZE={count}: the model {model} does not take it: {said}")
+        raise StartError(f"the model {model} does not take a {takes.dtype} tensor of shape {takes.shape}: {said}")
+    if not response.is_success:
+        raise ModelUnavailable(f"waiting for the model {model}: {error_of(response).message}")

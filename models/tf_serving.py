@@ -15,18 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import Settings
-from errors import ModelUnavailable, StartError
+from errors import ModelUnavailable
 from inputs import ModelInput
 from models import tf_metadata
 from models.choice import Choice
 from models.instances import decode, encode
-from models.server import ModelServer, error_of, nonsense, own_text
+from models.server import ModelServer, check_tried_out, error_of, nonsense
 
 COMPRESSED_BYTES = 64 * 1024
 """From here on a body is compressed where the settings say so: below, a packet or two is saved."""
 
 _OK = 200
-_NEVER_FITS = (400, 413, 501)
 _NO_METADATA = (400, 403, 404, 405, 501)
 
 log = logging.getLogger(__name__)
@@ -135,15 +134,7 @@ class TFServing:
     async def _try_out(self, count: int) -> None:
         """Predict a blank batch."""
         response = await self._post(np.zeros((count, *self.takes.shape), self.takes.dtype))
-        if response.status_code in _NEVER_FITS:
-            said = f"TF-Serving answered {response.status_code}: {own_text(response)}"
-            if count > 1:
-                raise StartError(f"MICROBATCH_MAX_BATCH_SIZE={count}: the model {self._model} does not take it: {said}")
-            raise StartError(
-                f"the model {self._model} does not take a {self.takes.dtype} tensor of shape {self.takes.shape}: {said}"
-            )
-        if response.status_code != _OK:
-            raise ModelUnavailable(f"waiting for the model {self._model}: {error_of(response).message}")
+        check_tried_out(response, model=self._model, takes=self.takes, count=count)
         try:
             decode(response.content, count)
         except ValueError as exc:

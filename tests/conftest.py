@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
 import pytest
 
+from tests.marked import Runner, kill_marked
 from tests.scale import SEED
 from tests.stack import Stack
 
@@ -34,6 +36,30 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     running.start_api(MICROBATCH_MAX_BODY_BYTES="4000")
     yield running
     running.kill()
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """Make a mark whose processes all end with the test."""
+    with tempfile.TemporaryDirectory(prefix="mark-", dir="/tmp") as directory:
+        yield directory
+        kill_marked(directory)
+
+
+@pytest.fixture
+def run(mark: str) -> Iterator[Callable[..., Runner]]:
+    """Start runners that end with the test."""
+    runners: list[Runner] = []
+
+    def start(*arguments: str, **env: str) -> Runner:
+        runners.append(Runner(mark, *arguments, **env))
+        return runners[-1]
+
+    yield start
+    for runner in runners:
+        runner.process.kill()
+        kill_marked(mark)
+        runner.wait()
 
 
 def pytest_report_header() -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -21,19 +19,12 @@ from models.choice import Choice
 from models.open_inference import OpenInference, Served
 from models.scaling import Scaling
 from models.server import ModelServer
-from tests.stack import ROOT
+from tests.model_server import last_call, running
 
 
-@contextlib.contextmanager
-def serving(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serving(port: int = 0) -> contextlib.AbstractContextManager[tuple[subprocess.Popen[str], int]]:
     """Run a model server; yield its process and port."""
-    command = [sys.executable, "-m", "tests.open_inference_server", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, int(process.stdout.readline())
-        finally:
-            process.kill()
+    return running("tests.open_inference_server", port)
 
 
 @contextlib.asynccontextmanager
@@ -76,14 +67,9 @@ def plain(predictions: Sequence[object]) -> Any:
     return json.loads(orjson.dumps(predictions, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def last_call(url: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{url}/control/last", trust_env=False).json()
-    return answer
-
-
 def sent(url: str) -> dict[str, Any]:
     """Return the JSON of the last infer call."""
-    call: dict[str, Any] = json.loads(last_call(url)["json"])
+    call: dict[str, Any] = json.loads(last_call(url)["body"])
     return call
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.model_server import Refusal
+
 Array = NDArray[Any]
 DTYPES = {
     "BOOL": "?",
@@ -20,16 +22,6 @@ DTYPES = {
     **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
 }
 OUT_OF_MEMORY = "CUDA error: out of memory"
-
-
-class Refusal(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, text: str) -> None:
-        """Store status and text."""
-        super().__init__(text)
-        self.status = status
-        self.text = text
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,12 @@ Models that misbehave, all of them `sum` for batches of zeros, such as a warm-up
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
-import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-from tests.open_inference_contract import MODELS, STYLES, SUM, Model, Refusal, Style, metadata, predict, write
+from tests.model_server import Connection, Refusal, serve
+from tests.open_inference_contract import MODELS, STYLES, SUM, Model, Style, metadata, predict, write
 
 PATH = re.compile(
     r"(?:/(?P<style>kserve|bare|odd))?/v2(?:/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<verb>/ready|/infer)?)?"
@@ -49,52 +45,19 @@ def is_blank(header: bytes, raw: bytes) -> bool:
     return not any(raw) and not any(any(tensor.get("data", ())) for tensor in json.loads(header)["inputs"])
 
 
-class Server(ThreadingHTTPServer):
-    """What outlives a connection."""
-
-    def __init__(self, port: int) -> None:
-        """Listen on a loopback port."""
-        super().__init__(("127.0.0.1", port), Connection)
-        self.ready_calls: Counter[str] = Counter()
-        self.connections = 0
-        self.last: dict[str, object] = {}
-
-
-class Connection(BaseHTTPRequestHandler):
+class InferenceConnection(Connection):
     """One kept connection."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    calls = 0
-    requests = 0
-
-    def do_GET(self) -> None:
-        """Answer for the server, a model or a test."""
-        if self.path == "/control/last":
-            self.answer(200, {**self.server.last, "connections": self.server.connections})
-        else:
-            self.route(b"")
-
-    def do_POST(self) -> None:
-        """Answer infer calls."""
-        self.route(self.rfile.read(int(self.headers["Content-Length"])))
 
     def route(self, content: bytes) -> None:
         """Find the model and the verb."""
-        self.requests += 1
         found = PATH.fullmatch(self.path)
         if found is None:
-            self.answer(404, {"error": "Not Found"})
-            return
-        try:
-            style = STYLES[found["style"] or "triton"]
-            if found["name"] is None:
-                self.describe(style)
-            else:
-                self.serve(unquote(found["name"]), found["version"], found["verb"], content, style)
-        except Refusal as refusal:
-            self.answer(refusal.status, {"error": refusal.text})
+            raise Refusal(404, "Not Found")
+        style = STYLES[found["style"] or "triton"]
+        if found["name"] is None:
+            self.describe(style)
+        else:
+            self.serve(unquote(found["name"]), found["version"], found["verb"], content, style)
 
     def describe(self, style: Style) -> None:
         """Say what the server can do."""
@@ -120,9 +83,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def be_ready(self, name: str, style: Style) -> None:
         """Say by the status whether a model is ready; Triton has no body for it."""
-        self.server.ready_calls[self.path] += 1
-        kind, _, calls = name.partition("-")
-        ready = not (kind == "loading" and self.server.ready_calls[self.path] <= int(calls))
+        ready = not self.is_loading(name)
         body = json.dumps({"name": name, "ready": ready}).encode() if style.has_bodies else b""
         self.send(200 if ready else style.unready, body, "application/json")
 
@@ -136,7 +97,7 @@ class Connection(BaseHTTPRequestHandler):
         if not name.startswith("at-once-") and is_blank(header, content[len(header) :]):
             name = "sum" if MISBEHAVING.fullmatch(name) else name
         name = name.removeprefix("at-once-")
-        self.misbehave(name)
+        self.misbehave(name, b'{"outputs": [')
         if self.close_connection:
             return
         if style.is_kserve and "id" not in json.loads(header):
@@ -157,67 +118,6 @@ class Connection(BaseHTTPRequestHandler):
         said = {"long-header": str(len(header + raw) + 1), "bad-header": "x"}.get(name, str(len(header)))
         self.send(200, header + raw, "application/octet-stream", more={HEADER_LENGTH: said})
 
-    def note(self, header: bytes) -> None:
-        """Remember the call for `/control/last`."""
-        self.calls += 1
-        self.server.connections += self.calls == 1
-        self.server.last = {"path": self.path, "json": header.decode(), "headers": dict(self.headers)}
-
-    def misbehave(self, name: str) -> None:
-        """Do what the name of the model says, ending the connection where it must not go on."""
-        kind, _, value = name.partition("-")
-        if kind == "fail":
-            raise Refusal(int(value), f"said by {self.server.server_address}: " + "x" * 1000)
-        if kind == "html":
-            self.send(int(value), b"<html>\n<h1>Bad Gateway</h1>\xff</html>", "text/html")
-        elif kind == "garbage":
-            self.send(200, b'{"outputs": [', "application/json")
-        elif kind == "slow":
-            time.sleep(float(value))
-        elif kind == "drip":
-            self.send(200, b" " * 100, "application/json", over_s=float(value))
-        elif kind == "cut":
-            self.send(200, b'{"outputs": [', "application/json", promised=1000)
-        ends = kind in ("html", "garbage", "drip", "cut", "drop") or (kind == "stale" and self.requests > 1)
-        self.close_connection = self.close_connection or ends
-
-    def answer(self, status: int, body: object) -> None:
-        """Send JSON; NaN and Infinity as bare tokens."""
-        self.send(status, json.dumps(body).encode(), "application/json")
-
-    def send(
-        self,
-        status: int,
-        body: bytes,
-        kind: str,
-        *,
-        promised: int = 0,
-        over_s: float = 0,
-        more: dict[str, str] | None = None,
-    ) -> None:
-        """Send an answer, also one that is slower or shorter than promised."""
-        self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(promised or len(body)), **(more or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        pieces = [body[i : i + 1] for i in range(len(body))] if over_s else [body]
-        for piece in pieces:
-            self.wfile.write(piece)
-            time.sleep(over_s / len(pieces))
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-        """Say nothing."""
-
-
-def main() -> None:
-    """Serve until killed."""
-    parser = argparse.ArgumentParser(description="Keep the Open Inference Protocol, for tests.")
-    parser.add_argument("--port", type=int, default=0)
-    with Server(parser.parse_args().port) as server:
-        sys.stdout.write(f"{server.server_port}\n")
-        sys.stdout.flush()
-        server.serve_forever()
-
 
 if __name__ == "__main__":
-    main()
+    serve(InferenceConnection)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import report
+from bench import depths, report
+from bench.growth import Step, tables
 from bench.load import closed_loop, open_loop, request_bytes
 from bench.measuring import Row
 from bench.parts import Target, floor
@@ -64,7 +65,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_each_turn() -> None:
 
 
 def test_the_readme_has_a_place_for_the_figures() -> None:
-    assert report.SECTION.search(report.README.read_text())
+    assert report.section("bench").search(report.README.read_text())
 
 
 def test_photos_are_of_about_fifty_kilobytes_and_all_different() -> None:
@@ -72,3 +73,23 @@ def test_photos_are_of_about_fifty_kilobytes_and_all_different() -> None:
 
     assert len(set(bodies)) == len(bodies)
     assert all(40_000 < len(body) < 60_000 for body in bodies)
+
+
+def test_jobs_that_wait_stay_while_batches_go_through_the_queue() -> None:
+    few, more = depths.measure((3, 40), seconds=0.2)
+
+    assert (few.depth, more.depth) == (3, 40)
+    for look in (few, more):
+        assert look.per_s > depths.BATCH
+        assert 0 < look.p50_ms <= look.p99_ms < 200
+        assert look.redis_cores > 0
+
+
+def test_growth_is_a_table_a_plan() -> None:
+    cores = {"api": 0.5, "batcher": 0.25, "redis": 0.125}
+    steps = [Step(plan, grown, 1234.5, 1.0, 2.0, 0.2, cores) for plan, grown in (("a", "1"), ("a", "2"), ("b", "9"))]
+
+    lines = list(tables(steps, markdown=True))
+
+    assert [line.split()[1] for line in lines if line and "--" not in line] == ["a", "1", "2", "b", "9"]
+    assert lines[2].replace(" ", "") == "|1|1,234|1.00|2.00|0.200|0.50|0.25|0.12|"

@@ -71,7 +71,13 @@ def test_nothing_needs_to_be_set() -> None:
         ("INPUT_LAYOUT", "chw", "'nhwc' or 'nchw'"),
         ("LOG_LEVEL", "loud", "'debug', 'info'"),
         ("QUEUE_NAME", "two words", "1 to 64 letters"),
-        ("MODEL", "python:module", "must be digits, simulated, tf-serving, open-inference or python:module:name"),
+        (
+            "MODEL",
+            "python:module",
+            "must be digits, simulated, tf-serving, open-inference, efficientnet-lite0, onnx:path",
+        ),
+        ("MODEL", "onnx:", "onnx:path"),
+        ("TOP_K", "-1", "greater than or equal to 0"),
         ("MODEL", "digit", "did you mean digits?"),
         ("TF_SERVING_URL", "ftp://host", "must begin with http:// or https://"),
         ("INFERENCE_URL", "host:8000", "must begin with http:// or https://"),
@@ -140,7 +146,9 @@ def test_the_address_of_redis_is_never_said(monkeypatch: pytest.MonkeyPatch, nam
     assert "host" not in message
 
 
-@pytest.mark.parametrize("name", ["INPUT_SHAPE", "INPUT_DTYPE", "ACCEPTS", "FIT", "MODEL_DTYPE", "TF_SERVING_VERSION"])
+@pytest.mark.parametrize(
+    "name", ["INPUT_SHAPE", "INPUT_DTYPE", "ACCEPTS", "FIT", "LABELS", "MODEL_DTYPE", "TF_SERVING_VERSION"]
+)
 def test_an_empty_text_leaves_an_optional_setting_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"MICROBATCH_{name}", "")
 

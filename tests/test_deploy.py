@@ -72,8 +72,11 @@ def copied_files() -> set[str]:
             found = list(ROOT.glob(source))
             assert found, f"COPY {source}: there is no such file"
             files = [inner for path in found for inner in (path.rglob("*") if path.is_dir() else (path,))]
-            copied |= {file.relative_to(ROOT).as_posix() for file in files if file.is_file()}
-    return {file for file in copied if is_sent_to_the_engine(file)}
+            names = {file.relative_to(ROOT).as_posix() for file in files if file.is_file()}
+            sent = {name for name in names if is_sent_to_the_engine(name)}
+            assert sent, f"COPY {source}: .dockerignore keeps it from the engine"
+            copied |= sent
+    return copied
 
 
 def imported_names(file: Path) -> Iterator[str]:
@@ -152,9 +155,12 @@ def test_the_image_starts_the_api_without_a_shell_between_it_and_its_signals() -
 
 
 def test_the_image_installs_only_what_is_pinned_and_in_a_stage_of_its_own() -> None:
-    pinned = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    files = ("requirements.txt", "requirements-onnx.txt")
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines() if line and line[0] != "#"]
+    pinned = [line.partition(";")[0] for line in lines if line != "-r requirements.txt"]
 
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned)
+    assert all(is_sent_to_the_engine(file) for file in files)
     assert not any("pip" in rest for keyword, rest in final_stage() if keyword == "RUN")
     assert "PYTHONUNBUFFERED=1" in value_of("ENV")
 

@@ -19,7 +19,8 @@ from inputs import ModelInput
 from model_client import open_model
 from models.open_inference import INLINE_BYTES
 from models.scaling import Scaling
-from tests.open_inference_client import files, last_call, pictures, plain, sent, serving, warm
+from tests.model_server import last_call
+from tests.open_inference_client import files, pictures, plain, sent, serving, warm
 from tests.open_inference_contract import DTYPES
 
 BOTH = pytest.mark.parametrize("binary", ["on", "off"])
@@ -130,17 +131,6 @@ async def test_calls_one_after_the_other_share_a_connection(url: str) -> None:
             await model.predict(pictures(1))
 
     assert last_call(url)["connections"] == before + 1
-
-
-@BOTH
-async def test_each_call_has_an_id_of_its_own(url: str, binary: str) -> None:
-    ids = []
-    async with warm(f"{url}/kserve", "sum", binary=binary) as model:
-        for _ in range(2):
-            await model.predict(pictures(1))
-            ids.append(sent(url)["id"])
-
-    assert len(set(ids)) == 2
 
 
 async def test_raw_answers_are_not_to_be_compressed(url: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from errors import ModelUnavailable, StartError
 from inputs import ModelInput
 from models.scaling import Scaling
-from tests.open_inference_client import cold, files, last_call, pictures, plain, sent, serving, warm
+from tests.model_server import last_call
+from tests.open_inference_client import cold, files, pictures, plain, sent, serving, warm
 from tests.tf_serving_client import closed_port
 
 PICTURE = ModelInput(shape=(4, 4, 3))

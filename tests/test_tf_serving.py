@@ -19,13 +19,13 @@ from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError
 from inputs import ModelInput
 from model_client import open_model
 from models.scaling import Scaling
+from tests.model_server import last_call
 from tests.tf_serving_client import (
     ENCODED,
     LABELLED,
     PAIR,
     PICTURE,
     closed_port,
-    last_call,
     opened,
     packed,
     pictures,

@@ -11,13 +11,13 @@ import pytest
 
 from errors import ModelUnavailable, StartError
 from inputs import ModelInput
+from tests.model_server import last_call
 from tests.tf_serving_client import (
     ENCODED,
     LABELLED,
     PAIR,
     PICTURE,
     closed_port,
-    last_call,
     opened,
     pictures,
     serving,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +18,7 @@ from models.choice import Choice
 from models.scaling import Scaling
 from models.server import ModelServer
 from models.tf_serving import Served, TFServing
-from tests.stack import ROOT
+from tests.model_server import running
 
 PICTURE = ModelInput(shape=(4, 4, 3))
 LABELLED = ModelInput(shape=(4, 4))
@@ -28,16 +26,9 @@ PAIR = ModelInput(shape=(2,), dtype="float32")
 ENCODED = ModelInput(shape=(), accepts="encoded")
 
 
-@contextlib.contextmanager
-def serving(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serving(port: int = 0) -> contextlib.AbstractContextManager[tuple[subprocess.Popen[str], int]]:
     """Run a model server; yield its process and port."""
-    command = [sys.executable, "-m", "tests.tf_serving_server", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, int(process.stdout.readline())
-        finally:
-            process.kill()
+    return running("tests.tf_serving_server", port)
 
 
 @contextlib.asynccontextmanager
@@ -65,11 +56,6 @@ async def opened(
         yield client
     finally:
         await client.close()
-
-
-def last_call(url: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{url}/control/last", trust_env=False).json()
-    return answer
 
 
 def closed_port() -> int:

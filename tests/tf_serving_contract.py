@@ -10,19 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.model_server import Refusal
+
 VERSIONS = {"3": "AVAILABLE", "4": "LOADING"}
 SIGNATURES = ("serving_default", "other")
 LABELS = {"stable": "3", "next": "4"}
-
-
-class Refusal(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, text: str) -> None:
-        """Store status and text."""
-        super().__init__(text)
-        self.status = status
-        self.text = text
 
 
 @dataclass(frozen=True)

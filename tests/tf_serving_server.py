@@ -36,17 +36,12 @@ Models that misbehave, all of them `sum` beside:
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import json
 import re
-import sys
-import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-from tests.tf_serving_contract import LABELS, MODELS, SUM, VERSIONS, Model, Refusal, metadata, predict
+from tests.model_server import Connection, Refusal, serve
+from tests.tf_serving_contract import LABELS, MODELS, SUM, VERSIONS, Model, metadata, predict
 
 PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -67,45 +62,14 @@ def read_path(path: str) -> tuple[str, str | None, str | None]:
     return unquote(found["name"]), LABELS[label] if label else found["version"], found["verb"]
 
 
-class Server(ThreadingHTTPServer):
-    """What outlives a connection."""
-
-    def __init__(self, port: int) -> None:
-        """Listen on a loopback port."""
-        super().__init__(("127.0.0.1", port), Connection)
-        self.status_calls: Counter[str] = Counter()
-        self.connections = 0
-        self.last: dict[str, object] = {}
-
-
-class Connection(BaseHTTPRequestHandler):
+class TFServingConnection(Connection):
     """One kept connection."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    predicts = 0
-    requests = 0
-
-    def do_GET(self) -> None:
-        """Answer status, metadata and control calls."""
-        if self.path == "/control/last":
-            self.answer(200, {**self.server.last, "connections": self.server.connections})
-        else:
-            self.route(b"")
-
-    def do_POST(self) -> None:
-        """Answer predict calls."""
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        self.route(gzip.decompress(content) if self.headers["Content-Encoding"] == "gzip" else content)
 
     def route(self, content: bytes) -> None:
         """Find the model and the verb."""
-        self.requests += 1
-        try:
-            self.serve(*read_path(self.path), content)
-        except Refusal as refusal:
-            self.answer(refusal.status, {"error": refusal.text})
+        if self.headers["Content-Encoding"] == "gzip":
+            content = gzip.decompress(content)
+        self.serve(*read_path(self.path), content)
 
     def serve(self, name: str, version: str | None, verb: str | None, content: bytes) -> None:
         """Answer for one model."""
@@ -123,7 +87,7 @@ class Connection(BaseHTTPRequestHandler):
             self.answer(200, metadata(name, model))
         else:
             self.note(content)
-            self.misbehave(name)
+            self.misbehave(name, b'{"predictions": [')
             if not self.close_connection:
                 answer = predict(model, content)
                 if name == "few":
@@ -136,69 +100,13 @@ class Connection(BaseHTTPRequestHandler):
             raise Refusal(404, f"Could not find any versions of model {name}")
         if version is not None and version not in VERSIONS:
             raise Refusal(404, f"Could not find version {version} of model {name}")
-        self.server.status_calls[name] += 1
-        kind, _, calls = name.partition("-")
-        states = dict(VERSIONS)
-        if kind == "loading" and self.server.status_calls[name] <= int(calls):
-            states["3"] = "LOADING"
+        states = VERSIONS | ({"3": "LOADING"} if self.is_loading(name) else {})
         return [
             {"version": number, "state": state, "status": {"error_code": "OK", "error_message": ""}}
             for number, state in states.items()
             if version in (None, number)
         ]
 
-    def note(self, content: bytes) -> None:
-        """Remember the call for `/control/last`."""
-        self.predicts += 1
-        self.server.connections += self.predicts == 1
-        self.server.last = {"path": self.path, "body": content.decode(), "headers": dict(self.headers)}
-
-    def misbehave(self, name: str) -> None:
-        """Do what the name of the model says, ending the connection where it must not go on."""
-        kind, _, value = name.partition("-")
-        if kind == "fail":
-            raise Refusal(int(value), f"said by {self.server.server_address}: " + "x" * 1000)
-        if kind == "html":
-            self.send(int(value), b"<html>\n<h1>Bad Gateway</h1>\xff</html>", "text/html")
-        elif kind == "garbage":
-            self.send(200, b'{"predictions": [', "application/json")
-        elif kind == "slow":
-            time.sleep(float(value))
-        elif kind == "drip":
-            self.send(200, b" " * 100, "application/json", over_s=float(value))
-        elif kind == "cut":
-            self.send(200, b'{"predictions": [', "application/json", promised=1000)
-        ends = kind in ("html", "garbage", "drip", "cut", "drop") or (kind == "stale" and self.requests > 1)
-        self.close_connection = self.close_connection or ends
-
-    def answer(self, status: int, body: object) -> None:
-        """Send JSON; NaN and Infinity as bare tokens."""
-        self.send(status, json.dumps(body, indent=4).encode(), "application/json")
-
-    def send(self, status: int, body: bytes, kind: str, *, promised: int = 0, over_s: float = 0) -> None:
-        """Send an answer, also one that is slower or shorter than promised."""
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(promised or len(body)))
-        self.end_headers()
-        pieces = [body[i : i + 1] for i in range(len(body))] if over_s else [body]
-        for piece in pieces:
-            self.wfile.write(piece)
-            time.sleep(over_s / len(pieces))
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-        """Say nothing."""
-
-
-def main() -> None:
-    """Serve until killed."""
-    parser = argparse.ArgumentParser(description="Keep TensorFlow Serving's REST contract, for tests.")
-    parser.add_argument("--port", type=int, default=0)
-    with Server(parser.parse_args().port) as server:
-        sys.stdout.write(f"{server.server_port}\n")
-        sys.stdout.flush()
-        server.serve_forever()
-
 
 if __name__ == "__main__":
-    main()
+    serve(TFServingConnection)

@@ -1,0 +1,86 @@
+"""The process of a model that is the user's own code: `python -m models.child <socket>`, started by its batcher.
+
+It serves one call after the other until the batcher closes the socket or dies. Signals are the batcher's business: a
+Ctrl-C that reaches both must not cut the last batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from io import BufferedRWPair
+
+import numpy as np
+
+from config import load_settings
+from errors import ModelUnavailable, StartError
+from models.choice import Choice
+from models.frames import HEAD, Frame, of_predictions, read_batch
+from models.own_code import OwnCode, find
+from models.scaling import Scaling
+from telemetry import set_up_logging
+
+log = logging.getLogger("model")
+
+
+def main() -> int:
+    """Open the model and serve; return the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    settings = load_settings()
+    set_up_logging(settings.log_level)
+    with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
+        try:
+            code = find(settings.model)
+        except StartError as exc:
+            _write(stream, Frame.of(start_error=str(exc)))
+            return 1
+        declared = code.declared.to_dict() if code.declared else None
+        _write(stream, Frame.of(declared=declared, has_warm_up=code.warm_up is not None))
+        scaling = Choice.of(settings).scaling
+        while (frame := _read(stream)) is not None:
+            _write(stream, _answer(code, scaling, frame))
+        if code.close is not None:
+            code.close()
+    return 0
+
+
+def _answer(code: OwnCode, scaling: Scaling, frame: Frame) -> Frame:
+    """Do what a call asks for; whatever the model raises is the answer."""
+    try:
+        if frame.read()["call"] == "warm_up" and code.warm_up is not None:
+            code.warm_up()
+            return Frame.of()
+        batch = read_batch(frame)
+        rows = code.predict(scaling.apply(batch))
+        if not isinstance(rows, list | tuple | np.ndarray):
+            return Frame.of(error="the model must give a list of predictions, one an image")
+        return of_predictions(list(rows))
+    except ModelUnavailable as exc:
+        return Frame.of(unavailable=exc.message)
+    except BaseException as exc:  # what would end more than this call, as a panic of a Rust library
+        log.warning("a call of %d bytes failed", len(frame.body), exc_info=exc)
+        return Frame.of(error=f"{type(exc).__name__}: {exc}")
+
+
+def _write(stream: BufferedRWPair, frame: Frame) -> None:
+    stream.writelines(frame.pieces())
+    stream.flush()
+
+
+def _read(stream: BufferedRWPair) -> Frame | None:
+    """Return the next call; None where the batcher is gone."""
+    head = stream.read(HEAD.size)
+    if len(head) < HEAD.size:
+        return None
+    words, body = HEAD.unpack(head)
+    content = stream.read(words + body)
+    if len(content) < words + body:
+        return None
+    return Frame(content[:words], content[words:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
