@@ -20,6 +20,7 @@ RUN groupadd --gid 10001 microbatch \
 WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY *.py ./
+COPY fronts fronts/
 COPY lua lua/
 COPY models models/
 COPY page page/

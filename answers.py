@@ -28,9 +28,14 @@ def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> An
     answer = Answer(error.http_status, orjson.dumps(body), PROBLEM)
     for name, value in (headers or {}).items():
         answer.add(name.lower().encode(), value)
-    if error.http_status in (429, 503):
-        answer.add(b"retry-after", str(math.ceil(error.retry_after_s or 1)))
+    add_retry_after(answer, error)
     return answer
+
+
+def add_retry_after(answer: Answer, error: ServiceError) -> None:
+    """Say when to come back, in whole seconds, where the answer is one that asks for it."""
+    if answer.status_code in (429, 503):
+        answer.add(b"retry-after", str(math.ceil(error.retry_after_s or 1)))
 
 
 def accepted(request_id: str) -> Answer:

@@ -23,22 +23,14 @@ from answers import problem
 from asgi import Answer, Incoming
 from config import Settings, load_settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
-from errors import (
-    BadRequest,
-    InternalError,
-    MethodNotAllowed,
-    NotFound,
-    RedisUnreachable,
-    ServiceError,
-    StartError,
-    Unavailable,
-)
+from errors import RedisUnreachable, ServiceError, StartError
+from fronts import own
+from fronts.choice import front_of, path_of
+from fronts.failures import answered, service_error
 from memory import calm_collector
 from service import Service
 from telemetry import set_up_logging
 
-CLIENT_GONE = 499
-"""What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
 UVICORN_KEEP_ALIVE_S = 5
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than load balancers do (60 s is usual), so that they close first."""
@@ -49,13 +41,17 @@ log = logging.getLogger("api")
 class Api(FastAPI):
     """FastAPI, but for `POST /predict`: that needs no middleware, no routing and no parsed parameters.
 
-    It has its route all the same, for /docs, and for a server that puts a root path before it.
+    It has its route all the same, for /docs, and for a server that puts a root path before it. The paths of other
+    servers go to their fronts, which word all errors their own way.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
             answer = await _predict(self.state.service, Incoming(scope, receive))
+            await answer(scope, receive, send)
+        elif scope["type"] == "http" and (front := front_of(path := path_of(scope))):
+            answer = await front.answer(self.state.service, Incoming(scope, receive), scope["method"], path)
             await answer(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -132,14 +128,7 @@ def _add_predictions(app: FastAPI) -> None:
 
 async def _predict(service: Service, incoming: Incoming) -> Answer:
     started_s = time.monotonic()
-    try:
-        answer = await service.predict(incoming)
-    except ClientDisconnect:
-        answer = Answer(CLIENT_GONE, b"", ())
-    except asyncio.CancelledError:  # by uvicorn, once its grace is over
-        answer = problem(Unavailable("the service is shutting down; try again"))
-    except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
-        answer = problem(_service_error(exc))
+    answer = await answered(own.predict(service, incoming), problem)
     answer.add(b"vary", "Prefer")
     service.metrics.answered(answer.status_code, time.monotonic() - started_s)
     return answer
@@ -153,8 +142,7 @@ def _add_results(app: FastAPI) -> None:
         responses=PREDICTIONS,
     )
     async def result(request: Request, request_id: str) -> Response:
-        service: Service = request.app.state.service
-        return await service.result(request_id)
+        return await own.result(request.app.state.service, request_id)
 
     @app.delete(
         "/results/{request_id}",
@@ -163,8 +151,7 @@ def _add_results(app: FastAPI) -> None:
         summary="Cancel a request, or forget its result",
     )
     async def cancel(request: Request, request_id: str) -> Response:
-        service: Service = request.app.state.service
-        await service.cancel(request_id)
+        await own.cancel(request.app.state.service, request_id)
         return Response(status_code=204)
 
 
@@ -201,19 +188,7 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(Exception)
     async def handle(_request: Request, exc: Exception) -> Response:
-        return problem(_service_error(exc), exc.headers if isinstance(exc, HTTPException) else None)  # 405: Allow
-
-
-def _service_error(exc: Exception) -> ServiceError:
-    if isinstance(exc, ServiceError):
-        return exc
-    if isinstance(exc, HTTPException):
-        known: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
-        return known.get(exc.status_code, BadRequest)(str(exc.detail))
-    if isinstance(exc, RequestValidationError | ClientDisconnect):
-        return BadRequest("the request cannot be read")
-    log.error("internal error", exc_info=exc)
-    return InternalError("an error of this service; its log says more")
+        return problem(service_error(exc), exc.headers if isinstance(exc, HTTPException) else None)  # 405: Allow
 
 
 try:

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads a process decodes images on; 0: one a core.")
 
+    served_name: str = Field(
+        "model", description="The model's name on the paths of TF-Serving and Open Inference; its version is 1."
+    )
+    served_input: str = Field("input", description="The name of its one input there.")
+
     # The model
     model: str = Field(
         "digits",
@@ -161,7 +166,7 @@ class Settings(BaseSettings):
             pass
         raise ValueError("must be the numpy name of a boolean, integer or float, such as uint8 or float32")
 
-    @field_validator("queue_name")
+    @field_validator("queue_name", "served_name", "served_input")
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):

@@ -1,37 +1,39 @@
-"""One api process: its parts, and the path of a request through them."""
+"""One api process: its parts, and the way of every request through them, whichever front it came to."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
-from hashlib import sha256
+from dataclasses import dataclass
 from uuid import uuid4
 
 import numpy as np
 
-from answers import accepted, add_timing, predictions
-from asgi import Answer, Incoming
-from bodies import Upload, read_body, split_body
+from asgi import Incoming
+from bodies import Upload, read_body
 from budget import ByteBudget, Share
 from config import Settings
 from decoding import Decoder
-from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound, ServiceError
+from errors import DeadlineExceeded, ServiceError
 from inputs import ModelInput
-from intake import Intake, job_uuids, new_uuid
+from intake import Intake, job_uuids
 from jobs import JobQueue
 from outbox import Outbox
-from prefer import Preferences, preferences, read_key
+from prefer import NO_PREFERENCES, Preferences
 from presence import Presence
 from readiness import Readiness, override_input
-from records import Job, Progress, Result
+from records import Job, Result
 from results import Results
 from telemetry import Metrics
 
-UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-REQUEST_ID = re.compile(rf"({UUID})(?:\.([1-9]\d{{0,3}}))?")
-MOST_IMAGES = 1024
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of the images of a request, in their order; decode_s: what it took to prepare them."""
+
+    each: list[Result | ServiceError]
+    decode_s: float
 
 
 class Service:
@@ -79,64 +81,52 @@ class Service:
         await self.outbox.close()
         await self.queue.close()
 
-    async def predict(self, incoming: Incoming) -> Answer:
-        """Take one prediction request from its body to its answer.
+    async def receive(self, incoming: Incoming, share: Share, prefer: Preferences = NO_PREFERENCES) -> bytes:
+        """Read the body of a request, unless it would be refused anyway.
 
-        Raises ServiceError.
+        Raises QueueFull, TooLarge, BodyTimeout.
         """
-        with self.budget.share() as share:
-            return await self._predict(incoming, share)
-
-    async def _predict(self, incoming: Incoming, share: Share) -> Answer:
-        started_s = time.monotonic()
-        takes = self.readiness.require()
-        prefer = preferences(incoming.headers.get("prefer"))
-        settings = self.settings
         self.outbox.require_room(self._wait_s(prefer))
-        body = await read_body(
+        return await read_body(
             incoming,
-            max_body_bytes=settings.max_body_bytes,
-            body_timeout_s=settings.body_timeout_s,
+            max_body_bytes=self.settings.max_body_bytes,
+            body_timeout_s=self.settings.body_timeout_s,
             hold=share.hold,
         )
-        kind = incoming.headers.get("content-type", "")
-        uploads = await split_body(kind, body, max_images=settings.max_images_per_request)
-        read_s = time.monotonic()
-        key = read_key(incoming.headers.get("idempotency-key"))
-        request_uuid = await self._uuid_of(key, kind, body) if key else new_uuid()
-        prepared = await self._prepare(uploads, request_uuid, takes)
+
+    async def ask(
+        self,
+        incoming: Incoming,
+        uploads: Sequence[Upload],
+        share: Share,
+        *,
+        takes: ModelInput,
+        uuid: str,
+        read_s: float,
+        prefer: Preferences = NO_PREFERENCES,
+        again: bool = False,
+        whole: bool = False,
+    ) -> Outcomes | None:
+        """Make jobs of a request's images and wait for what becomes of them; None: the client is to come back for it.
+
+        read_s: when its body was there; the time for its preparation counts from then.
+        again: it may have been asked for before, under this UUID.
+        whole: an image that cannot be a job fails the request before any is admitted, as it does where nobody waits.
+        Raises ServiceError, starlette's ClientDisconnect.
+        """
+        prepared = await self._prepare(uploads, uuid, takes)
         decode_s = time.monotonic() - read_s
-        failed = next((one for one in prepared if isinstance(one, ServiceError)), None)
-        if prefer.respond_async and failed:
-            raise failed  # whoever collects the result later would find no trace of it
-        request_id = request_uuid if len(uploads) == 1 else f"{request_uuid}.{len(uploads)}"
+        if whole or prefer.respond_async:  # whoever collects the result later would find no trace of it
+            _require_all(prepared)
         jobs = [one for one in prepared if isinstance(one, Job)]
         share.hold(max(share.held_bytes, sum(len(job.payload) for job in jobs)))
-        results = await self._results(incoming, jobs, prefer, again=bool(key), spent_s=decode_s) if jobs else []
+        results = await self._results(incoming, jobs, prefer, again=again, spent_s=decode_s) if jobs else []
         decode_s += max((result.timing.decode_s for result in results or ()), default=0.0)
         self.metrics.decode_seconds.observe(decode_s)
         if results is None:
-            answer = accepted(request_id)
-        else:
-            by_uuid = {result.uuid: result for result in results}
-            outcomes = [by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared]
-            answer = predictions(request_id, outcomes)
-            add_timing(answer, outcomes, decode_s=decode_s, total_s=time.monotonic() - started_s)
-        if prefer.applied:
-            answer.add(b"preference-applied", prefer.applied)
-        return answer
-
-    async def _uuid_of(self, key: str, kind: str, body: bytes) -> str:
-        """Return the UUID of all requests that come with this Idempotency-Key.
-
-        Raises IdempotencyKeyReused where it came with another body before, RedisUnreachable.
-        """
-        fingerprint = await asyncio.to_thread(lambda: sha256(kind.encode() + b"\n" + body).digest())
-        ttl_s = max(self.settings.request_timeout_s, self.settings.async_timeout_s) + self.settings.result_ttl_s
-        uuid = await self.queue.identify(key, fingerprint, ttl_s=ttl_s)
-        if uuid is None:
-            raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new one")
-        return uuid
+            return None
+        by_uuid = {result.uuid: result for result in results}
+        return Outcomes([by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared], decode_s)
 
     async def _prepare(
         self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
@@ -172,32 +162,8 @@ class Service:
         longest_s = self.settings.request_timeout_s
         return longest_s if prefer.wait_s is None else min(prefer.wait_s, longest_s)
 
-    async def result(self, request_id: str) -> Answer:
-        """Answer with what became of a request.
 
-        Raises NotFound, DeadlineExceeded, RedisUnreachable.
-        """
-        answers = await self.queue.poll(_uuids(request_id))
-        if any(answer is Progress.UNKNOWN for answer in answers):
-            raise NotFound("this result is unknown, expired or already answered")
-        if any(answer is Progress.WORKING for answer in answers):
-            return accepted(request_id)
-        late = DeadlineExceeded("no result in time")
-        outcomes = [answer if isinstance(answer, Result) else late for answer in answers]
-        answer = predictions(request_id, outcomes)
-        add_timing(answer, outcomes)
-        return answer
-
-    async def cancel(self, request_id: str) -> None:
-        """Take a request's jobs out of the queue, or forget their results.
-
-        Raises NotFound, RedisUnreachable.
-        """
-        await self.queue.drop(_uuids(request_id))
-
-
-def _uuids(request_id: str) -> list[str]:
-    match = REQUEST_ID.fullmatch(request_id)
-    if match is None or int(match[2] or 1) > MOST_IMAGES:
-        raise NotFound("there is no such result")
-    return job_uuids(match[1], int(match[2] or 1))
+def _require_all(prepared: Sequence[Job | ServiceError]) -> None:
+    failed = next((one for one in prepared if isinstance(one, ServiceError)), None)
+    if failed:
+        raise failed

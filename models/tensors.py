@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -49,13 +49,22 @@ class Tensor:
 
 
 def pack(
-    side: Side, tensors: Iterable[Tensor], *, binary: bool, fields: Mapping[str, object] | None = None
+    side: Side,
+    tensors: Iterable[Tensor],
+    *,
+    binary: bool | Collection[str],
+    fields: Mapping[str, object] | None = None,
+    text: bool = False,
 ) -> tuple[bytes, int | None]:
     """Return a body and, for raw bytes, the length of its JSON.
 
-    In JSON, BYTES are base64 with the parameter that says so. fields: what else the JSON has at its top.
+    binary: all as raw bytes, or those of these names. text: BYTES are UTF-8, and so in JSON; else they are base64
+    there, with the parameter that says so. fields: what else the JSON has at its top.
     """
-    parts = [_raw(tensor) if binary else _json(tensor) for tensor in tensors]
+    parts = [
+        _raw(tensor) if binary is True or (binary and tensor.name in binary) else _json(tensor, text=text)
+        for tensor in tensors
+    ]
     more = orjson.dumps(fields)[1:-1] + b"," if fields else b""
     header = b'{%b"%b":[%b]}' % (more, side.encode(), b",".join(entry for entry, _ in parts))
     return b"".join([header, *(data for _, data in parts)]), len(header) if binary else None
@@ -117,9 +126,12 @@ def _prefixed(items: Iterable[bytes]) -> Iterator[bytes]:
         yield item
 
 
-def _json(tensor: Tensor) -> tuple[bytes, bytes]:
+def _json(tensor: Tensor, *, text: bool) -> tuple[bytes, bytes]:
     """Return the description of a tensor with its numbers, flat; row by row, so that no other thread waits long."""
-    if tensor.datatype == BYTES:
+    if tensor.datatype == BYTES and text:
+        entry = _entry(tensor)
+        rows = [orjson.dumps(item.decode()) for item in tensor.values.flat]
+    elif tensor.datatype == BYTES:
         entry = _entry(tensor, content_type="base64")
         rows = [b'"%b"' % base64.b64encode(item) for item in tensor.values.flat]
     else:

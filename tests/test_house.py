@@ -6,17 +6,20 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {path.stem: path for path in ROOT.glob("*.py")}
+ROOMS = {path.stem: path for path in ROOT.glob("*.py")} | {
+    f"fronts.{path.stem}": path for path in (ROOT / "fronts").glob("*.py")
+}
 
 
 def imports(path: Path) -> set[str]:
+    """Return what a file imports: packages, rooms, and of the folders of rooms each one by itself."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
+            found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+    return found | {name.split(".")[0] for name in found}
 
 
 def reached(room: str) -> set[str]:
@@ -36,6 +39,7 @@ def test_only_the_wire_speaks_redis_and_only_the_queue_uses_it() -> None:
 
 def test_api_and_batcher_never_import_each_other_and_the_api_no_model() -> None:
     assert not {"batcher", "model_client"} & reached("api")
+    assert not {name for room in reached("api") for name in imports(ROOMS[room]) if name == "httpx"}
     assert "api" not in reached("batcher")
 
 

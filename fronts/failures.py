@@ -1,0 +1,44 @@
+"""Whatever goes wrong on the way of a request becomes an answer, in the form of the front it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from asgi import Answer
+from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
+
+CLIENT_GONE = 499
+"""What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
+
+log = logging.getLogger("api")
+
+
+async def answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
+    """Return the answer, or what `refuse` makes of the error in its place."""
+    try:
+        return await asked
+    except ClientDisconnect:
+        return Answer(CLIENT_GONE, b"", ())
+    except asyncio.CancelledError:  # by uvicorn, once its grace is over
+        return refuse(Unavailable("the service is shutting down; try again"))
+    except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
+        return refuse(service_error(exc))
+
+
+def service_error(exc: Exception) -> ServiceError:
+    """Return any error as one of ours; a bug is logged."""
+    if isinstance(exc, ServiceError):
+        return exc
+    if isinstance(exc, HTTPException):
+        known: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
+        return known.get(exc.status_code, BadRequest)(str(exc.detail))
+    if isinstance(exc, RequestValidationError | ClientDisconnect):
+        return BadRequest("the request cannot be read")
+    log.error("internal error", exc_info=exc)
+    return InternalError("an error of this service; its log says more")

@@ -1,0 +1,101 @@
+"""Our own front: `POST /predict`, and `/results` for those who come back for their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from hashlib import sha256
+
+from answers import accepted, add_timing, predictions
+from asgi import Answer, Incoming
+from bodies import split_body
+from budget import Share
+from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound
+from intake import job_uuids, new_uuid
+from prefer import preferences, read_key
+from records import Progress, Result
+from service import Service
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+REQUEST_ID = re.compile(rf"({UUID})(?:\.([1-9]\d{{0,3}}))?")
+MOST_IMAGES = 1024
+
+
+async def predict(service: Service, incoming: Incoming) -> Answer:
+    """Take one prediction request from its body to its answer.
+
+    Raises ServiceError.
+    """
+    with service.budget.share() as share:
+        return await _predict(service, incoming, share)
+
+
+async def _predict(service: Service, incoming: Incoming, share: Share) -> Answer:
+    started_s = time.monotonic()
+    takes = service.readiness.require()
+    prefer = preferences(incoming.headers.get("prefer"))
+    body = await service.receive(incoming, share, prefer)
+    kind = incoming.headers.get("content-type", "")
+    uploads = await split_body(kind, body, max_images=service.settings.max_images_per_request)
+    read_s = time.monotonic()
+    key = read_key(incoming.headers.get("idempotency-key"))
+    uuid = await _uuid_of(service, key, kind, body) if key else new_uuid()
+    outcomes = await service.ask(
+        incoming, uploads, share, takes=takes, uuid=uuid, read_s=read_s, prefer=prefer, again=bool(key)
+    )
+    request_id = uuid if len(uploads) == 1 else f"{uuid}.{len(uploads)}"
+    if outcomes is None:
+        answer = accepted(request_id)
+    else:
+        answer = predictions(request_id, outcomes.each)
+        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - started_s)
+    if prefer.applied:
+        answer.add(b"preference-applied", prefer.applied)
+    return answer
+
+
+async def _uuid_of(service: Service, key: str, kind: str, body: bytes) -> str:
+    """Return the UUID of all requests that come with this Idempotency-Key.
+
+    Raises IdempotencyKeyReused where it came with another body before, RedisUnreachable.
+    """
+    fingerprint = await asyncio.to_thread(lambda: sha256(kind.encode() + b"\n" + body).digest())
+    settings = service.settings
+    ttl_s = max(settings.request_timeout_s, settings.async_timeout_s) + settings.result_ttl_s
+    uuid = await service.queue.identify(key, fingerprint, ttl_s=ttl_s)
+    if uuid is None:
+        raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new one")
+    return uuid
+
+
+async def result(service: Service, request_id: str) -> Answer:
+    """Answer with what became of a request.
+
+    Raises NotFound, DeadlineExceeded, RedisUnreachable.
+    """
+    answers = await service.queue.poll(_uuids(request_id))
+    if any(answer is Progress.UNKNOWN for answer in answers):
+        raise NotFound("this result is unknown, expired or already answered")
+    if any(answer is Progress.WORKING for answer in answers):
+        return accepted(request_id)
+    late = DeadlineExceeded("no result in time")
+    outcomes = [answer if isinstance(answer, Result) else late for answer in answers]
+    answer = predictions(request_id, outcomes)
+    add_timing(answer, outcomes)
+    return answer
+
+
+async def cancel(service: Service, request_id: str) -> None:
+    """Take a request's jobs out of the queue, or forget their results.
+
+    Raises NotFound, RedisUnreachable.
+    """
+    await service.queue.drop(_uuids(request_id))
+
+
+def _uuids(request_id: str) -> list[str]:
+    match = REQUEST_ID.fullmatch(request_id)
+    if match is None or int(match[2] or 1) > MOST_IMAGES:
+        raise NotFound("there is no such result")
+    return job_uuids(match[1], int(match[2] or 1))

@@ -1,0 +1,107 @@
+"""A request of another server's protocol: answered whole, or refused whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from answers import add_timing
+from asgi import Answer, Incoming
+from bodies import Upload
+from budget import Share
+from errors import DeadlineExceeded, InternalError, ServiceError
+from fronts import encodings
+from inputs import ModelInput
+from intake import new_uuid
+from records import Result
+from service import Service
+
+Done = TypeVar("Done")
+
+LARGE_BYTES = 32 * 1024
+"""From here on a body is read and an answer written in a thread: it may take longer than others should wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a body asks for: its rows, and how the answer is made of one prediction (JSON) a row."""
+
+    rows: Sequence[Upload]
+    answer: Callable[[Sequence[bytes]], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a protocol's bodies are read.
+
+    weigh: of a body the bytes that reading it will take; it raises TooLarge where that is out of proportion.
+    """
+
+    weigh: Callable[[bytes, ModelInput], int]
+    read: Callable[[bytes, ModelInput], Asked]
+
+
+async def answer_whole(service: Service, incoming: Incoming, reader: Reader) -> Answer:
+    """Take a request from its body to its answer; the first row that fails fails it.
+
+    Raises ServiceError.
+    """
+    started_s = time.monotonic()
+    with service.budget.share() as share:
+        takes = service.readiness.require()
+        body = await _unpacked(service, incoming, share)
+        read_s = time.monotonic()
+        asked = await _read(service, body, takes, reader, share)
+        outcomes = await service.ask(
+            incoming, asked.rows, share, takes=takes, uuid=new_uuid(), read_s=read_s, whole=True
+        )
+        if outcomes is None:
+            raise InternalError("a request that waits was to be collected later")
+        predictions = [_prediction(one) for one in outcomes.each]
+        answer = await _in_time(service, sum(map(len, predictions)), lambda: asked.answer(predictions))
+        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - started_s)
+        return answer
+
+
+async def _unpacked(service: Service, incoming: Incoming, share: Share) -> bytes:
+    body = await service.receive(incoming, share)
+    encoding = incoming.headers.get("content-encoding", "")
+    if not encoding:
+        return body
+    limit_bytes = service.settings.max_body_bytes
+    share.hold(len(body) + encodings.unpacked_bytes(body, limit_bytes=limit_bytes))
+    plain = await _in_time(service, len(body) * 8, lambda: encodings.unpack(body, encoding, limit_bytes=limit_bytes))
+    share.hold(len(plain))
+    return plain
+
+
+async def _read(service: Service, body: bytes, takes: ModelInput, reader: Reader, share: Share) -> Asked:
+    share.hold(len(body) + reader.weigh(body, takes))
+    asked = await _in_time(service, len(body), lambda: reader.read(body, takes))
+    share.hold(len(body) + sum(map(_size_bytes, asked.rows)))
+    return asked
+
+
+async def _in_time(service: Service, size_bytes: int, work: Callable[[], Done]) -> Done:
+    """Do it here where it is small, else in a thread."""
+    if size_bytes < LARGE_BYTES:
+        return work()
+    try:
+        async with asyncio.timeout(service.settings.request_timeout_s):
+            return await asyncio.to_thread(work)
+    except TimeoutError as exc:
+        raise DeadlineExceeded("the request was not read in time; try again later") from exc
+
+
+def _size_bytes(row: Upload) -> int:
+    return len(row) if isinstance(row, bytes) else row.nbytes
+
+
+def _prediction(outcome: Result | ServiceError) -> bytes:
+    error = outcome if isinstance(outcome, ServiceError) else outcome.error
+    if error is not None:
+        raise error
+    return outcome.prediction if isinstance(outcome, Result) else b"null"
