@@ -13,9 +13,9 @@ import numpy as np
 from bodies import Upload
 from errors import BadRequest, InvalidImage
 from fronts import numbers
+from fronts.pieces import load
 from fronts.replies import Wanted, read_wanted
 from inputs import ModelInput
-from models.json_numbers import load_json
 from models.tensors import BYTES, DTYPES, HEADER_LENGTH, unpack
 
 RAW = "0"
@@ -60,7 +60,7 @@ def read(call: Call, body: bytes, takes: ModelInput) -> tuple[list[Upload], Want
         return [_raw_upload(body, takes)], Wanted(fields, all_raw=True)
     header = _json(call, body)
     try:
-        document = load_json(header)
+        document = load(header, takes, flat=True)
         [entry] = document["inputs"]
         wanted = read_wanted(document, fields)
         return _rows(call, body, entry, takes, truths=numbers.has_truths(header)), wanted
@@ -110,11 +110,11 @@ def _require_fit(sent: str, shape: tuple[int, ...], takes: ModelInput) -> None:
         raise InvalidImage(f"the input is {sent[:20]} {list(shape)}; this model takes {expected} {wanted}")
 
 
-def _parts(data: object, shape: tuple[int, ...]) -> list[list[Any]]:
+def _parts(data: object, shape: tuple[int, ...]) -> list[Any]:
     """Return the data of each row, which comes nested or flat."""
     if not isinstance(data, list) or not data:
         raise ValueError("data must be a list")
-    if isinstance(data[0], list):
+    if isinstance(data[0], list | np.ndarray):
         parts = data
     else:
         size = prod(shape[1:])
@@ -126,7 +126,7 @@ def _parts(data: object, shape: tuple[int, ...]) -> list[list[Any]]:
     return parts
 
 
-def _numbers(part: list[Any], takes: ModelInput, label: str, *, truths: bool) -> Upload:
+def _numbers(part: Any, takes: ModelInput, label: str, *, truths: bool) -> Upload:
     numbers.require_numbers(part, takes, label=label, truths=truths)
     found = numbers.as_array(part, takes, label)
     if found.size != prod(takes.shape):

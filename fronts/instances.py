@@ -11,9 +11,9 @@ from answers import JSON
 from asgi import Answer
 from errors import BadRequest
 from fronts.numbers import has_truths, require_count, upload
+from fronts.pieces import load
 from fronts.whole import Asked
 from inputs import ModelInput
-from models.json_numbers import load_json
 
 
 def read(body: bytes, takes: ModelInput, *, input_name: str, signature: str, max_rows: int) -> Asked:
@@ -21,7 +21,7 @@ def read(body: bytes, takes: ModelInput, *, input_name: str, signature: str, max
 
     Raises BadRequest, InvalidImage, TooLarge.
     """
-    document = _document(body)
+    document = _document(body, takes)
     asked = document.get("signature_name", signature)
     if asked not in (signature, ""):
         raise BadRequest(f'Serving signature name: "{str(asked)[:80]}" not found in signature def')
@@ -35,9 +35,9 @@ def read(body: bytes, takes: ModelInput, *, input_name: str, signature: str, max
     return Asked(rows, _in_rows if by_row else _in_columns)
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def _document(body: bytes, takes: ModelInput) -> dict[str, Any]:
     try:
-        document = load_json(body)
+        document = load(body, takes)
     except (ValueError, RecursionError) as exc:
         raise BadRequest(f"JSON Parse error: {getattr(exc, 'msg', 'nested too deeply')}") from exc
     if not isinstance(document, dict):

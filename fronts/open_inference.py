@@ -43,7 +43,9 @@ async def serve(service: Service, incoming: Incoming, method: str, path: str) ->
         raise NotFound("no such path: /v2, /v2/health/ready, /v2/models/{name} and its /infer are served")
     expected = "POST" if found["what"] == _INFER else "GET"
     if method != expected:
-        raise MethodNotAllowed(f"{path} is asked for by {expected}")
+        answer = refusal(MethodNotAllowed(f"{path} is asked for by {expected}"))
+        answer.add(b"allow", expected)
+        return answer
     if found["name"] is None:
         return _SERVER[found["health"] or ""](service)
     require_served(service, Named(found["name"], found["version"]))

@@ -62,12 +62,11 @@ def write(wanted: Wanted, predictions: Sequence[bytes], *, accept_encoding: str)
         found = [by_name[name] for name in wanted.names]
     raw = wanted.raw & {tensor.name for tensor in found}
     body, length = pack("outputs", found, binary=wanted.all_raw or raw, fields=wanted.fields, text=True)
-    encoding = ""
-    if len(body) >= COMPRESSED_BYTES:
-        body, encoding = encodings.pack(body, accept_encoding)
+    body, encoding = encodings.pack(body, accept_encoding if len(body) >= COMPRESSED_BYTES else "")
     answer = Answer(200, body, JSON if length is None else ((b"content-type", b"application/octet-stream"),))
     if length is not None:
         answer.add(HEADER_LENGTH.lower().encode(), str(length))
+    answer.add(b"vary", "Accept-Encoding")
     if encoding:
         answer.add(b"content-encoding", encoding)
     return answer

@@ -45,7 +45,9 @@ async def serve(service: Service, incoming: Incoming, method: str, path: str) ->
     what = found["what"] or ""
     expected = "POST" if what.startswith(":") else "GET"
     if method != expected:
-        raise MethodNotAllowed(f"{path} is asked for by {expected}")
+        answer = refusal(MethodNotAllowed(f"{path} is asked for by {expected}"))
+        answer.add(b"allow", expected)
+        return answer
     require_served(service, Named(found["name"], found["version"], found["label"]), labels=LABELS)
     if what == ":predict":
         return await _predict(service, incoming)

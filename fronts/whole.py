@@ -79,7 +79,7 @@ async def _unpacked(service: Service, incoming: Incoming, share: Share) -> bytes
 
 
 async def _read(service: Service, body: bytes, takes: ModelInput, reader: Reader, share: Share) -> Asked:
-    share.hold(len(body) + reader.weigh(body, takes))
+    share.hold(len(body) + await _in_time(service, len(body), lambda: reader.weigh(body, takes)))
     asked = await _in_time(service, len(body), lambda: reader.read(body, takes))
     share.hold(len(body) + sum(map(_size_bytes, asked.rows)))
     return asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import time
 
 import numpy as np
@@ -16,29 +17,36 @@ from presence import LOOK_AFTER_S, Presence
 from tests.scale import times
 from tests.stack import Stack, npy, until_ready
 
+BLANK = np.zeros((32, 32, 3), np.uint8)
+PATHS = {
+    "/predict": npy(BLANK),
+    "/v1/models/model:predict": json.dumps({"instances": [BLANK.tolist()]}).encode(),
+    "/v2/models/model/infer": json.dumps(
+        {"inputs": [{"name": "input", "datatype": "UINT8", "shape": [1, *BLANK.shape], "data": [BLANK.tolist()]}]}
+    ).encode(),
+}
 
-async def waiting_client(socket: str, body: bytes) -> asyncio.StreamWriter:
+
+async def waiting_client(socket: str, path: str, body: bytes) -> asyncio.StreamWriter:
     _reader, writer = await asyncio.open_unix_connection(socket)
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     return writer
 
 
 @pytest.mark.chaos
-async def test_jobs_of_clients_that_went_away_never_reach_the_model(stack: Stack) -> None:
+@pytest.mark.parametrize("path", PATHS)
+async def test_jobs_of_clients_that_went_away_never_reach_the_model(stack: Stack, path: str) -> None:
     count = times(60, 600)
     stack.start_redis()
     stack.start_batcher(
         MICROBATCH_MODEL="simulated", MICROBATCH_SIMULATED_BATCH_S="0.1", MICROBATCH_MAX_BATCH_SIZE=str(count // 20)
     )
     stack.start_api()
-    body = npy(np.zeros((32, 32, 3), np.uint8))
     async with stack.client() as client:
         await until_ready(client)
     server = redis.Redis(unix_socket_path=f"{stack.folder}/redis.sock")
-    clients = [await waiting_client(f"{stack.folder}/api.sock", body) for _ in range(count)]
+    clients = [await waiting_client(f"{stack.folder}/api.sock", path, PATHS[path]) for _ in range(count)]
     end_s = time.monotonic() + 10
     while server.hget("{mb:default}:stats", "submitted") != str(count).encode():
         assert time.monotonic() < end_s

@@ -248,6 +248,7 @@ async def test_only_the_served_model_is_there(shared_stack: Stack, method: str, 
 
     assert answer.status_code == status
     assert (answer.json().keys() == {"error"}) is (status != 200)
+    assert ("allow" in answer.headers) is (status == 405)
 
 
 async def test_metadata_and_configuration_say_what_clients_need(shared_stack: Stack) -> None:

@@ -190,6 +190,7 @@ async def test_only_the_served_model_is_there(shared_stack: Stack, method: str, 
 
     assert answer.status_code == status
     assert (answer.json().keys() == {"error"}) is (status != 200)
+    assert ("allow" in answer.headers) is (status == 405)
 
 
 async def test_status_and_metadata_say_what_is_served(shared_stack: Stack) -> None:
