@@ -18,7 +18,7 @@ from errors import ModelUnavailable, StartError
 from inputs import ModelInput
 from models.choice import Choice
 from models.inference_metadata import WireInput, declared_input, takes_binary
-from models.server import ModelServer, check_tried_out, error_of, nonsense
+from models.server import ModelServer, check_tried_out, error_of, nonsense, own_text
 from models.tensors import BYTES, HEADER_LENGTH, Tensor, by_row, pack, unpack
 
 INLINE_BYTES = 4 * 1024 * 1024
@@ -26,7 +26,8 @@ INLINE_BYTES = 4 * 1024 * 1024
 
 _OK = 200
 _REFUSED = 400
-_HAS_NO_SUCH = (404, 405, 501)
+_UNSUPPORTED = 501
+_HAS_NO_SUCH = (404, 405, _UNSUPPORTED)
 
 _ID = {"id": "microbatch"}
 """Optional by the protocol, but KServe cannot answer a request in JSON that has none."""
@@ -105,6 +106,8 @@ class OpenInference:
     async def _check_ready(self) -> None:
         """Ask whether the model is ready: the status says so, bodies differ from server to server."""
         response = await self._server.ask("GET", f"{self._model.path}/ready")
+        if response.status_code == _UNSUPPORTED:  # as KServe says of any version
+            raise StartError(f"the model {self._model} is not to be had: its server answered 501: {own_text(response)}")
         if not response.is_success:
             not_yet = response.status_code == _REFUSED
             raise self._waiting("it is not ready" if not_yet else error_of(response).message)

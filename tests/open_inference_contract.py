@@ -28,7 +28,7 @@ OUT_OF_MEMORY = "CUDA error: out of memory"
 class Style:
     """How a server differs from the others.
 
-    wrong: the status of a request that it refuses; unready: of a model that is not there yet.
+    unready: the status of a model that is not there yet. is_kserve: each call needs an `id`, and there are no versions.
     """
 
     extensions: tuple[str, ...] | None
@@ -36,12 +36,15 @@ class Style:
     nested: bool
     has_bodies: bool
     unready: int
-    wrong: int = 400
+    is_kserve: bool = False
 
 
 STYLES = {
     "triton": Style(("classification", "binary_tensor_data"), binary=True, nested=False, has_bodies=False, unready=400),
-    "kserve": Style(("model_repository_extension",), binary=True, nested=True, has_bodies=True, unready=503),
+    "kserve": Style(
+        ("model_repository_extension",), binary=True, nested=True, has_bodies=True, unready=503, is_kserve=True
+    ),
+    "odd": Style(("binary_tensor_data",), binary=True, nested=False, has_bodies=True, unready=503),
     "bare": Style(None, binary=False, nested=False, has_bodies=True, unready=503),
 }
 
@@ -104,6 +107,8 @@ MODELS = {
     "small_memory": Model("FP32", (4, 4, 3), one("FP32", total), memory_rows=2),
     "untold": Model("FP32", (4, 4, 3), one("FP32", total), metadata="missing"),
     "undeclared": Model("FP32", (4, 4, 3), one("FP32", total), metadata="empty"),
+    "odd": Model("FP32", (4, 4, 3), one("FP32", total), metadata="odd"),
+    "late": Model("FP32", (4, 4, 3), one("FP32", total), metadata="late"),
     "photos": Model("UINT8", (224, 224, 3), one("FP32", lambda batch: batch[:, ::22, 0, 0])),
     **{f"echo-{datatype}": Model(datatype, (2,), one(datatype, lambda batch: batch)) for datatype in DTYPES},
 }
@@ -113,10 +118,12 @@ def metadata(name: str, model: Model) -> dict[str, object]:
     """Describe a model."""
     if model.metadata == "missing":
         raise Refusal(404, "Not Found")
+    if model.metadata == "late":
+        raise Refusal(503, "the model is unloaded")
     shape = [model.batch_axis, *model.row]
     inputs = [{"name": one, "datatype": model.datatype, "shape": shape} for one in model.inputs]
     outputs = [{"name": "y", "datatype": "FP32", "shape": [-1]}]
-    declared = inputs if model.metadata == "whole" else []
+    declared = {"whole": inputs, "empty": [], "odd": 3}[model.metadata]
     return {"name": name, "versions": ["3"], "platform": "test", "inputs": declared, "outputs": outputs}
 
 

@@ -5,8 +5,9 @@
 The same models under three addresses; open_inference_contract.py says what the models do:
 
     /         Triton: raw bytes are listed, health has no body, JSON data is flat, nearly every error is 400
-    /kserve   KServe: raw bytes are taken but not listed, JSON data is nested, a model that is not ready is 503
+    /kserve   KServe: raw bytes are taken but not listed, JSON data is nested, an `id` is needed, a version is 501
     /bare     a server with nothing but JSON: `GET /v2` is not there, raw bytes are refused
+    /odd      Triton, but what it says of itself is no object
 
 Models that misbehave, all of them `sum` for batches of zeros, such as a warm-up sends; `at-once-...` for those too:
 
@@ -31,7 +32,7 @@ from tests.model_server import Connection, Refusal, serve
 from tests.open_inference_contract import MODELS, STYLES, SUM, Model, Style, metadata, predict, write
 
 PATH = re.compile(
-    r"(?:/(?P<style>kserve|bare))?/v2(?:/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<verb>/ready|/infer)?)?"
+    r"(?:/(?P<style>kserve|bare|odd))?/v2(?:/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<verb>/ready|/infer)?)?"
 )
 MISBEHAVING = re.compile(
     r"(?:at-once-)?(?:(?:fail|html|slow|drip|loading)-[\d.]+|cut|drop|stale|few|garbage|long-header|bad-header|surplus|short)"
@@ -62,11 +63,14 @@ class InferenceConnection(Connection):
         """Say what the server can do."""
         if style.extensions is None:
             raise Refusal(404, "Not Found")
-        self.answer(200, {"name": "test", "version": "1", "extensions": style.extensions})
+        whole = {"name": "test", "version": "1", "extensions": style.extensions}
+        self.answer(200, [whole] if style is STYLES["odd"] else whole)
 
     def serve(self, name: str, version: str | None, verb: str | None, content: bytes, style: Style) -> None:
         """Answer for one model."""
         model = SUM if MISBEHAVING.fullmatch(name) else MODELS.get(name)
+        if version and style.is_kserve:
+            raise Refusal(501, "Model versioning not supported yet.")
         if model is None or version not in (None, "3"):
             unknown = f"Request for unknown model: '{name}' version {version} is not found"
             raise Refusal(404 if verb != "/ready" or style.has_bodies else 400, unknown)
@@ -96,6 +100,8 @@ class InferenceConnection(Connection):
         self.misbehave(name, b'{"outputs": [')
         if self.close_connection:
             return
+        if style.is_kserve and "id" not in json.loads(header):
+            raise Refusal(500, "1 validation error for InferenceResponse: id Input should be a valid string")
         outputs = predict(model, header, content[len(header) :])
         if name == "few":
             outputs = {key: (datatype, values[1:]) for key, (datatype, values) in outputs.items()}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 
 import numpy as np
 import pytest
 import redis
+from starlette.types import Message
 
+from asgi import Incoming
+from presence import LOOK_AFTER_S, Presence
 from tests.scale import times
 from tests.stack import Stack, npy, until_ready
 
@@ -59,3 +63,27 @@ async def test_jobs_of_clients_that_went_away_never_reach_the_model(stack: Stack
     for one in clients:
         one.close()
     server.close()
+
+
+async def test_a_client_that_was_watched_leaves_nothing_for_the_garbage_collector() -> None:
+    presence, never = Presence(), asyncio.Event()
+
+    async def receive() -> Message:
+        await never.wait()
+        return {"type": "http.disconnect"}
+
+    async def visit() -> None:
+        with presence.of(Incoming({"headers": []}, receive)):
+            await asyncio.sleep(2 * LOOK_AFTER_S)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await asyncio.create_task(visit())
+        await asyncio.sleep(0.01)  # the watching ends one turn later
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert left == 0

@@ -28,20 +28,28 @@ def url() -> Iterator[str]:
 
 @pytest.mark.parametrize("style", ["", "/kserve", "/bare"])
 async def test_a_model_is_ready_by_status_whatever_the_body_and_waited_for_until_then(url: str, style: str) -> None:
-    async with cold(url + style, "loading-2", version="3") as model:
+    async with cold(url + style, "loading-2") as model:
         for _ in range(2):
-            with pytest.raises(ModelUnavailable, match="waiting for the model loading-2 version 3: "):
+            with pytest.raises(ModelUnavailable, match="waiting for the model loading-2: "):
                 await model.warm_up()
         await model.warm_up()
 
 
-@pytest.mark.parametrize(("name", "version"), [("nothing", None), ("sum", "9"), ("sum", "a/b")])
-@pytest.mark.parametrize("style", ["", "/kserve"])
+@pytest.mark.parametrize(
+    ("style", "name", "version"),
+    [("", "nothing", None), ("", "sum", "9"), ("", "sum", "a/b"), ("/kserve", "nothing", None), ("/bare", "sum", "9")],
+)
 async def test_a_model_that_is_not_known_yet_is_waited_for(
     url: str, style: str, name: str, version: str | None
 ) -> None:
     async with cold(url + style, name, version=version) as model:
         with pytest.raises(ModelUnavailable, match=f"waiting for the model {name}"):
+            await model.warm_up()
+
+
+async def test_a_server_without_versions_stops_the_start_where_one_is_set(url: str) -> None:
+    async with cold(f"{url}/kserve", "sum", version="3") as model:
+        with pytest.raises(StartError, match=r"sum version 3 is not to be had: .* 501: Model versioning not supported"):
             await model.warm_up()
 
 
@@ -59,6 +67,17 @@ async def test_warm_up_waits_for_a_server_that_is_not_there_or_speaks_otherwise(
     async with cold(f"{url}/control/last?", "sum") as other:
         with pytest.raises(ModelUnavailable):
             await other.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("style", "name", "said"), [("/odd", "sum", "no sense"), ("", "odd", "no sense"), ("", "late", "busy or loading")]
+)
+async def test_metadata_that_make_no_sense_or_come_late_are_waited_for(
+    url: str, style: str, name: str, said: str
+) -> None:
+    async with cold(url + style, name) as model:
+        with pytest.raises(ModelUnavailable, match=said):
+            await model.warm_up()
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,15 @@ def test_raw_bytes_whose_sizes_do_not_add_up_are_refused(entry: dict[str, Any], 
         read(entry, raw)
 
 
+def test_a_negative_size_cannot_make_two_tensors_of_the_same_bytes() -> None:
+    sizes = {"a": 8, "b": -4, "c": 4}
+    entries = [{"name": k, "datatype": "FP32", "shape": [max(0, v // 4)], **sized(v)} for k, v in sizes.items()]
+    header = orjson.dumps({"outputs": entries})
+
+    with pytest.raises(ValueError, match="not a number of bytes"):
+        unpack("outputs", header + b"12345678", str(len(header)))
+
+
 @pytest.mark.parametrize("length", ["", "x", "-1", "1.0", "+1", "1, 1", "1_0", "³", "99", "9" * 5000, "0"])
 def test_a_length_of_the_json_that_is_none_or_too_long_is_refused(length: str) -> None:
     with pytest.raises(ValueError, match=r"."):
