@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 
 from errors import BadRequest, TooLarge, UnsupportedMediaType
@@ -12,6 +13,7 @@ MOST_PER_BYTE = 1032
 
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW = -15
+_NEVER = re.compile(r"q=0(\.0*)?")
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -39,7 +41,9 @@ def unpack(body: bytes, encoding: str, *, limit_bytes: int) -> bytes:
 def pack(body: bytes, accepted: str) -> tuple[bytes, str]:
     """Return a body as a client's Accept-Encoding asks, with the encoding that it now has, "" for none."""
     wanted = {
-        part.partition(";")[0].strip().lower() for part in accepted.split(",") if ";q=0" not in part.replace(" ", "")
+        name
+        for name, _, quality in (part.replace(" ", "").lower().partition(";") for part in accepted.split(","))
+        if not _NEVER.fullmatch(quality)
     }
     if "gzip" in wanted:
         return gzip.compress(body, 1, mtime=0), "gzip"

@@ -164,7 +164,7 @@ def changed(value: object) -> list[object]:
         ({"inputs": [entry(), entry()]}, 400, "one input"),
         ({"inputs": []}, 400, "one input"),
         ({"inputs": [{"name": "input"}]}, 400, "datatype"),
-        ({"inputs": [entry(parameters={"binary_data_size": 64})]}, 400, "ends within"),
+        ({"inputs": [entry(parameters={"binary_data_size": 64})]}, 400, "no call"),
         ({"inputs": [entry()], "outputs": [{"name": "other"}]}, 400, "no output other, but label"),
         ({"inputs": [entry()], "outputs": [{"name": "label", "parameters": {"classification": 3}}]}, 400, "not served"),
         ({}, 400, "inputs"),
