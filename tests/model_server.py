@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.last: dict[str, object] = {}
 
 
-class Connection(BaseHTTPRequestHandler):
+class Connection(BaseHTTPRequestHandler, ABC):
     """One kept connection; `route` is each protocol's own."""
 
     server: Server
@@ -59,12 +60,12 @@ class Connection(BaseHTTPRequestHandler):
         """Answer calls."""
         self._serve(self.rfile.read(int(self.headers["Content-Length"])))
 
+    @abstractmethod
     def route(self, content: bytes) -> None:
         """Find the model and the verb, and answer.
 
         Raises Refusal.
         """
-        raise NotImplementedError
 
     def _serve(self, content: bytes) -> None:
         self.requests += 1

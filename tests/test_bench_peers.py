@@ -25,6 +25,7 @@ from bench.peers.environments import SkippedPeerError, prepare
 from bench.peers.starting import running
 from bench.peers.work import Options, Photos, load, options
 from bench.workloads import photos, tensors
+from tests.marked import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
 
@@ -199,8 +200,8 @@ def test_what_a_stopped_server_leaves_behind_is_ended_too() -> None:
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     with Started() as started:
         top = psutil.Process(started.start("parent", [sys.executable, "-c", parent], {}).pid)
-        while not (below := top.children()):
-            pass
+        until(lambda: bool(top.children()))
+        below = top.children()
 
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in below)
 
