@@ -75,15 +75,24 @@ class OwnProcess:
         """
         call = of_batch(batch)
         try:
-            words = _check(await (await self._running()).ask(call))
+            words = await self._ask(call)
         except ProcessEndedError:
             if len(batch) > 1:
                 raise
-            words = _check(await (await self._running()).ask(call))
+            words = await self._ask(call)
         rows: list[object] = words["rows"]
         for place, text in words["failed"].items():
             rows[int(place)] = RuntimeError(text)
         return rows
+
+    async def _ask(self, call: Frame) -> dict[str, Any]:
+        """Make a call, in a new process where the last one has ended; that one cannot be opened is no image's fault."""
+        try:
+            child = await self._running()
+        except StartError as exc:
+            log.warning("the model cannot be opened again: %s", exc)
+            raise ModelUnavailable("the model cannot be started again now; try again") from exc
+        return _check(await child.ask(call))
 
     async def close(self) -> None:
         """End the process; the model's own `close` is called first."""

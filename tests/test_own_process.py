@@ -162,6 +162,25 @@ async def test_a_process_that_was_killed_between_calls_costs_no_image(opened: Wr
     await model.close()
 
 
+async def test_a_model_that_cannot_be_opened_again_is_unavailable_and_blames_no_image(
+    opened: Write, tmp_path: Path
+) -> None:
+    shut = tmp_path / "shut"
+    model = opened(f"import pathlib\nif pathlib.Path({str(shut)!r}).exists(): raise OSError('no card')\n" + MODEL)
+    await model.warm_up()
+    process = await process_of(model)
+
+    shut.touch()
+    os.kill(process, signal.SIGKILL)
+    await until_gone(process)
+    with pytest.raises(ModelUnavailable):
+        await values(model, 7)
+    shut.unlink()
+
+    assert await values(model, 7) == [7]
+    await model.close()
+
+
 async def test_an_image_that_was_alone_in_a_killed_process_is_not_blamed(opened: Write) -> None:
     model = opened()
     await model.warm_up()

@@ -20,6 +20,7 @@ from tools.service import free_port
 
 READY_S = 60.0
 SETTLE_S = 0.3
+"""After a pause: what came due meanwhile, as timers and beats do, is over before the peer is measured."""
 
 
 @contextmanager
