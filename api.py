@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,7 +22,8 @@ from answers import problem
 from asgi import Answer, Incoming
 from config import Settings, load_settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
-from errors import RedisUnreachable, ServiceError, StartError
+from errors import ServiceError, StartError
+from exposition import CONTENT_TYPE, of_queues
 from fronts import own
 from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
@@ -127,10 +127,8 @@ def _add_predictions(app: FastAPI) -> None:
 
 
 async def _predict(service: Service, incoming: Incoming) -> Answer:
-    started_s = time.monotonic()
-    answer = await answered(own.predict(service, incoming), problem)
+    answer = await answered(own.predict(service, incoming), problem, service.metrics)
     answer.add(b"vary", "Prefer")
-    service.metrics.answered(answer.status_code, time.monotonic() - started_s)
     return answer
 
 
@@ -171,12 +169,9 @@ def _add_health(app: FastAPI) -> None:
     @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         service: Service = request.app.state.service
-        service.metrics.workers.set(len(service.readiness.workers))
-        try:
-            service.metrics.queue_depth.set(await service.queue.depth())
-        except RedisUnreachable:
-            service.metrics.queue_depth.set(float("nan"))
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+        looks = {service.settings.queue_name: await service.look()}
+        text = of_queues(looks, worker_timeout_s=service.settings.worker_timeout_s)
+        return Response(text, media_type=CONTENT_TYPE)
 
 
 def _add_handlers(app: FastAPI) -> None:

@@ -41,7 +41,12 @@ class Incoming:
 
 
 class Answer(Response):
-    """A response whose headers are ready to be sent: names in lower case."""
+    """A response whose headers are ready to be sent: names in lower case.
+
+    code: what it is counted as.
+    """
+
+    code = "ok"
 
     def __init__(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.status_code = status

@@ -13,7 +13,10 @@ import signal
 import socket
 import sys
 import time
-from typing import NoReturn
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 
 import uvloop
@@ -28,9 +31,14 @@ from holding import Holding, pauses, sleep_unless
 from inference import Inference
 from jobs import JobQueue
 from memory import calm_collector
+from metrics import JOBS, Metrics
 from model_client import ModelClient, open_model
+from publishing import Publisher
 from records import Claim, Worker, WorkerState
 from telemetry import set_up_logging
+
+if TYPE_CHECKING:
+    from scrape import Scrape
 
 CLAIMING_TAKES_S = 0.002
 """How long making the next claim takes, until it is known."""
@@ -65,7 +73,9 @@ class Batcher:
         model_timeout_s: float,
         result_ttl_s: float,
         longest_estimate_s: float,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._queue = queue
         self._model = model
         self._model_name = model_name
@@ -73,7 +83,7 @@ class Batcher:
         self._max_batch_size = min([max_batch_size, *allowed_batch_sizes[-1:]])
         self._max_wait_s = max_wait_s
         self._model_timeout_s = model_timeout_s
-        self._id = worker_id
+        self.id = worker_id
         self._estimate = BatchEstimate(cap_s=longest_estimate_s)
         self._breaker = CircuitBreaker()
         self._inference = Inference(
@@ -85,6 +95,7 @@ class Batcher:
             breaker=self._breaker,
             worker_id=worker_id,
             on_hang=lambda: _exit_now(HUNG),
+            metrics=metrics,
         )
         self._holding = Holding(
             queue,
@@ -163,13 +174,23 @@ class Batcher:
 
     async def _serve(self, claim: Claim) -> None:
         try:
-            async for settlements in self._inference.run(claim.jobs):
+            async for settlements in self._inference.run(claim.jobs, self._reason(claim)):
+                for one in settlements:
+                    self._metrics.count(JOBS, one.outcome)
                 await self._holding.settle(claim.id, settlements)
         except UnfitRedis:
             raise
         except Exception:
             log.exception("a claim of %d jobs failed", len(claim.jobs))
             await self._holding.fail(claim.id, InternalError("an error of this service; its log says more"))
+
+    def _reason(self, claim: Claim) -> str:
+        """Return why a claim is as small or large as it is."""
+        if claim.suspect:
+            return "suspect"
+        if len(claim.jobs) >= self._max_batch_size:
+            return "full"
+        return "wait_over" if self._max_wait_s > 0 else "idle"
 
     async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
         """Wait until the next claim is to be made; False where this one is to be over first.
@@ -198,7 +219,8 @@ class Batcher:
         elif self._breaker.is_open:
             state = "breaker_open"
         takes = self._model.takes if self._is_warm else None
-        return Worker(self._id, state, 0.0, takes, self._estimate.value_s(now_s=time.monotonic()), self._model_name)
+        batch_s = self._estimate.value_s(now_s=time.monotonic())
+        return Worker(self.id, state, 0.0, takes, batch_s, self._model_name, self._inference.work)
 
     async def _get_ready(self, stopping: asyncio.Event) -> bool:
         """Wait for Redis, then for the model; False where told to stop meanwhile."""
@@ -219,7 +241,7 @@ class Batcher:
             self._is_warm = True
             await self._holding.beat_if_possible()  # at once: the api waits for it
             calm_collector()
-            log.info("ready: %s takes %s, worker %s", self._model_name, self._model.takes, self._id)
+            log.info("ready: %s takes %s, worker %s", self._model_name, self._model.takes, self.id)
             return True
         return False
 
@@ -249,26 +271,55 @@ async def serve(settings: Settings, model: ModelClient) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
+    metrics = Metrics(on=settings.metrics)
+    queue = JobQueue(
+        settings.redis_url,
+        name=settings.queue_name,
+        timeout_s=settings.redis_timeout_s,
+        on_reply=metrics.redis_replied if metrics.on else None,
+    )
     decoder = Decoder(formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads)
-    batcher = _assemble(settings, queue, model, decoder)
-    running = asyncio.create_task(batcher.run(stopping))
-    told = asyncio.create_task(stopping.wait())
-    await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
-    if not running.done():
-        log.info("stopping: what is held is finished first")
-        await asyncio.wait({running}, timeout=settings.shutdown_grace_s)
-    if not running.done():
-        await batcher.leave()
-        _exit_now(0)
-    told.cancel()
-    await running
+    batcher = _assemble(settings, queue, model, decoder, metrics)
+    async with _watched(settings, queue, metrics, batcher):
+        await _until_stopped(batcher, stopping, settings.shutdown_grace_s)
     await model.close()
     decoder.close()
     await queue.close()
 
 
-def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: Decoder) -> Batcher:
+async def _until_stopped(batcher: Batcher, stopping: asyncio.Event, grace_s: float) -> None:
+    running = asyncio.create_task(batcher.run(stopping))
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        log.info("stopping: what is held is finished first")
+        await asyncio.wait({running}, timeout=grace_s)
+    if not running.done():
+        await batcher.leave()
+        _exit_now(0)
+    told.cancel()
+    await running
+
+
+@asynccontextmanager
+async def _watched(settings: Settings, queue: JobQueue, metrics: Metrics, batcher: Batcher) -> AsyncIterator[None]:
+    """Have it seen from outside what the batcher does, meanwhile.
+
+    Raises StartError where its own port cannot be had.
+    """
+    publisher = Publisher(queue, metrics, process_id=batcher.id, row=str)
+    async with AsyncExitStack() as stack:
+        if settings.batcher_metrics_port:
+            scrape: type[Scrape] = import_module("scrape").Scrape  # its web server is loaded only where it is wanted
+            address = settings.batcher_metrics_host, settings.batcher_metrics_port
+            await stack.enter_async_context(scrape(address, metrics, worker_id=batcher.id))
+        if metrics.on:
+            stack.push_async_callback(publisher.close)
+            stack.callback(asyncio.create_task(publisher.run()).cancel)
+        yield
+
+
+def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: Decoder, metrics: Metrics) -> Batcher:
     return Batcher(
         queue,
         model,
@@ -283,6 +334,7 @@ def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: 
         model_timeout_s=settings.model_timeout_s,
         result_ttl_s=settings.result_ttl_s,
         longest_estimate_s=settings.request_timeout_s / 2,
+        metrics=metrics,
     )
 
 

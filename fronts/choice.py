@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -25,11 +24,8 @@ class Front:
 
     async def answer(self, service: Service, incoming: Incoming, method: str, path: str) -> Answer:
         """Answer one request; those that may ask for predictions are counted."""
-        started_s = time.monotonic()
-        answer = await answered(self.serve(service, incoming, method, path), self.refusal)
-        if method == "POST":
-            service.metrics.answered(answer.status_code, time.monotonic() - started_s)
-        return answer
+        counted = service.metrics if method == "POST" else None
+        return await answered(self.serve(service, incoming, method, path), self.refusal, counted)
 
 
 FRONTS = (

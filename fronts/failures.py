@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from asgi import Answer
 from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from metrics import Metrics
 
 CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
@@ -19,16 +21,35 @@ CLIENT_GONE = 499
 log = logging.getLogger("api")
 
 
-async def answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
-    """Return the answer, or what `refuse` makes of the error in its place."""
+async def answered(
+    asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer], metrics: Metrics | None = None
+) -> Answer:
+    """Return the answer, or what `refuse` makes of the error in its place.
+
+    metrics: counts it.
+    """
+    if metrics is None:
+        return (await _answered(asked, refuse))[0]
+    began_s = time.monotonic()
+    metrics.in_progress += 1
+    answer, code = await _answered(asked, refuse)
+    metrics.in_progress -= 1
+    metrics.answered(answer.status_code, code, time.monotonic() - began_s)
+    return answer
+
+
+async def _answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> tuple[Answer, str]:
     try:
-        return await asked
+        answer = await asked
     except ClientDisconnect:
-        return Answer(CLIENT_GONE, b"", ())
+        return Answer(CLIENT_GONE, b"", ()), "client_gone"
     except asyncio.CancelledError:  # by uvicorn, once its grace is over
-        return refuse(Unavailable("the service is shutting down; try again"))
+        error: ServiceError = Unavailable("the service is shutting down; try again")
     except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
-        return refuse(service_error(exc))
+        error = service_error(exc)
+    else:
+        return answer, answer.code
+    return refuse(error), error.code
 
 
 def service_error(exc: Exception) -> ServiceError:
