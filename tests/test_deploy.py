@@ -18,7 +18,7 @@ from config import PREFIX, Settings, variable_name
 
 ROOT = Path(__file__).parents[1]
 COMPOSE_FILES = ("docker-compose.yml", "deploy/tf-serving.yml")
-MAINS = ("api.py", "batcher.py", "tools/alive.py")
+MAINS = ("api.py", "batcher.py", "tools/alive.py", "tools/dead.py", "tools/top.py")
 OWN_FILE = re.compile(r'__file__\)\.(?:with_name\("([^"]+)"\)|parent / "([^"]+)")')
 
 
