@@ -60,7 +60,8 @@ def _figures(now: Overview) -> Iterable[Text]:
         ("queue p50", _time(now.queue_p50_s)),
         ("model p50", _time(now.model_p50_s)),
     )
-    yield _named(("dead letters", f"{now.dead:,}", now.dead > 0), ("batchers", f"{len(now.workers):,}"))
+    alive = sum(worker.state != "gone" for worker in now.workers)
+    yield _named(("dead letters", f"{now.dead:,}", now.dead > 0), ("batchers", f"{alive:,}", not alive))
 
 
 def _named(*figures: tuple[str, str] | tuple[str, str, bool]) -> Text:
