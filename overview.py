@@ -71,6 +71,7 @@ class Watch:
         self._looks.append(look)
         while len(self._looks) > 1 and look.at_s - self._looks[1].at_s >= WINDOW_S:
             self._looks.popleft()
+        self._words = {one.id: self._words.get(one.id, deque(maxlen=2)) for one in look.workers}
         first = self._looks[0]
         span_s = look.at_s - first.at_s
 
@@ -97,7 +98,7 @@ class Watch:
         )
 
     def _now(self, worker: Worker) -> WorkerNow:
-        words = self._words.setdefault(worker.id, deque(maxlen=2))
+        words = self._words[worker.id]
         if not words or worker.beat_at_s > words[-1].beat_at_s:
             words.append(worker)
         first, last = words[0], words[-1]
