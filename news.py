@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict
 
 import orjson
@@ -51,7 +51,7 @@ class News:
                 f"{self._listeners} others are watching already; close a page that nobody needs", retry_after_s=LEAVE_S
             )
 
-    async def stream(self, first: bytes) -> AsyncIterator[bytes]:
+    async def stream(self, first: bytes) -> AsyncGenerator[bytes, None]:
         """Yield what is given first, then each piece of news.
 
         Who reads slowly misses some: nothing is kept for anybody.

@@ -5,7 +5,7 @@ import { addPlot, axis, bars, line, upFrom } from "./plot.js";
 
 const WINDOW_S = 60;
 const TICKS_S = [60, 45, 30, 15, 0];
-const LABELS_PIXELS = { x: 26, y: 58 };
+const LABELS_PIXELS = { x: 26, y: 50 };
 const COUNTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 const LINES = {
   depth: {

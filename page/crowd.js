@@ -77,6 +77,14 @@ function merged(answers) {
   return { batches: [...batches.values()], failed };
 }
 
+/** Say in how many batches they were; an answer does not name endlessly many, and that of a lone image none. */
+function inBatches(batches, failed) {
+  if (batches.length === 0) return "";
+  const named = batches.reduce((sum, { images }) => sum + images, 0);
+  const atLeast = named + failed.length < COUNT ? "at least " : "";
+  return ` in ${atLeast}${plural(batches.length, "batch", "batches")}`;
+}
+
 function tell(alone, { requests, tookS, batches, failed }) {
   const oneByOneS = alone.eachS * COUNT;
   const times = digits(Math.round((oneByOneS / tookS) * 10) / 10);
@@ -85,7 +93,7 @@ function tell(alone, { requests, tookS, batches, failed }) {
       "p",
       { className: "best" },
       make("strong", { textContent: duration(tookS) }),
-      ` for ${COUNT} images in ${plural(batches.length, "batch", "batches")}`,
+      ` for ${COUNT} images${inBatches(batches, failed)}`,
     ),
     make("ul", { className: "batches", aria: { label: "Batches" } }, ...batches.map(block)),
     make("p", {
@@ -93,7 +101,8 @@ function tell(alone, { requests, tookS, batches, failed }) {
       textContent:
         `Sent in ${plural(requests, "request")}; each image was a job of its own. ` +
         `One by one they would take about ${duration(oneByOneS)}, ${times} times as long ` +
-        `(${duration(alone.eachS)} each, measured on ${alone.sent}).`,
+        `(${duration(alone.eachS)} each, measured on ${alone.sent}).` +
+        (batches.some(({ size, images }) => size > images) ? " Grey: images of others in the same batch." : ""),
     }),
   ];
   if (failed.length)

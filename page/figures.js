@@ -8,7 +8,7 @@ export function duration(seconds) {
 }
 
 export function percent(share) {
-  return `${digits(Math.round(share * 1e4) / 100)} %`;
+  return `${Number((share * 100).toFixed(2))} %`;
 }
 
 /** Say a number with as many places as it deserves. */

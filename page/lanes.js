@@ -1,12 +1,13 @@
 // One lane a batcher: what it did in the last minute, and how it is now.
 
 import { byId, make } from "./dom.js";
-import { digits, duration, percent } from "./figures.js";
+import { digits, duration } from "./figures.js";
 import { colour } from "./plot.js";
 
 const WORDS = { idle: "idle", busy: "busy", warming: "warming up", breaker_open: "model away", gone: "gone" };
 const TONES = { idle: "--idle", busy: "--accent", warming: "--wait", breaker_open: "--queue", gone: "--bad" };
 const WINDOW_S = 60;
+const SILENT_S = 2;
 const lanes = new Map();
 
 const tone = (state) => colour(TONES[state] ?? TONES.idle);
@@ -37,7 +38,8 @@ function addLane(id) {
 }
 
 function update(lane, worker, time) {
-  lane.past.push({ time, state: worker.state, busy: worker.busy ?? 0 });
+  const heard = worker.silent_s < SILENT_S; // else nobody knows whether it is busy
+  lane.past.push({ time, state: worker.state, busy: heard ? worker.busy : 0 });
   while (lane.past[0].time < time - WINDOW_S) lane.past.shift();
   lane.item.dataset.state = worker.state;
   lane.state.dataset.state = worker.state;
@@ -50,7 +52,7 @@ function update(lane, worker, time) {
 function factsOf({ state, silent_s: silentS, busy, images_per_s: imagesPerS, batch_s: batchS }) {
   if (state === "gone") return `silent for ${Math.round(silentS)} s; its jobs go to others`;
   const batch = batchS > 0 ? `a batch takes ${duration(batchS)}` : "no batch yet";
-  return `${percent(busy ?? 0)} of the time with the model · ${digits(imagesPerS ?? 0)} images/s · ${batch}`;
+  return `with the model ${Math.round(busy * 100)} % of the time · ${digits(imagesPerS)} images/s · ${batch}`;
 }
 
 /** Draw the past, now at the right: as high as it was busy, but whole where its state is no usual one. */

@@ -3,6 +3,8 @@
 /* global uPlot */
 import { byId, make } from "./dom.js";
 
+const FRAME = { legend: { show: false }, cursor: { show: false }, padding: [8, 20, 0, 0] };
+
 /** Return the value of a colour that page.css names. */
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -20,7 +22,7 @@ export function addPlot(id, title, options, first) {
   const size = () => ({ width: Math.max(120, place.clientWidth), height: place.clientHeight });
   const redo = () => {
     chart?.destroy();
-    chart = new uPlot({ ...size(), legend: { show: false }, cursor: { show: false }, ...options() }, data, place);
+    chart = new uPlot({ ...FRAME, ...size(), ...options() }, data, place);
   };
   redo();
   new ResizeObserver(() => chart.setSize(size())).observe(place);

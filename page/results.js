@@ -39,9 +39,14 @@ function forgetOld() {
 function tell(told, name, { prediction, timing, batchSize }) {
   const classes = classesOf(prediction);
   told.replaceChildren(
-    ...(classes ? classBars(classes) : [make("pre", { textContent: JSON.stringify(prediction, null, 2) })]),
+    make(
+      "div",
+      { className: "row headline" },
+      classes && headline(classes),
+      make("span", { className: "batch", textContent: company(batchSize) }),
+    ),
+    classes ? classBars(classes) : make("pre", { textContent: JSON.stringify(prediction, null, 2) }),
     ...waitSplit(timing),
-    make("p", { className: "muted batch", textContent: company(batchSize) }),
   );
   const best = classes && bestOf(classes);
   byId("said").textContent = `${name}: ${best ? `${best.label}, ${score(best, classes)}` : "predicted"}`;
@@ -50,15 +55,14 @@ function tell(told, name, { prediction, timing, batchSize }) {
 const company = (size) => (size === 1 ? "went to the model alone" : `rode in a batch of ${size}`);
 const score = (one, classes) => (areShares(classes) ? percent(one.score) : digits(one.score));
 
+function headline(classes) {
+  const best = bestOf(classes);
+  return make("p", { className: "best" }, make("strong", { textContent: best.label }), ` ${score(best, classes)}`);
+}
+
 function classBars(classes) {
   const best = bestOf(classes);
   const bars = barsOf(classes);
-  const headline = make(
-    "p",
-    { className: "best" },
-    make("strong", { textContent: best.label }),
-    ` ${score(best, classes)}`,
-  );
   const rows = classes.map((one, place) => {
     const bar = make("span", { className: "bar", aria: { hidden: "true" } });
     bar.style.setProperty("--share", bars[place]);
@@ -66,10 +70,7 @@ function classBars(classes) {
     const value = make("span", { className: "value", textContent: score(one, classes) });
     return make("li", { className: one === best ? "class top" : "class" }, label, bar, value);
   });
-  return [
-    headline,
-    make("ol", { className: rows.length > 5 ? "classes two" : "classes", aria: { label: "Classes" } }, ...rows),
-  ];
+  return make("ol", { className: rows.length > 5 ? "classes two" : "classes", aria: { label: "Classes" } }, ...rows);
 }
 
 /** Show the wait as one bar in its parts, and say it in words. */
