@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict
 
 import orjson
@@ -13,6 +13,8 @@ from looks import Look
 from overview import Watch
 
 EVERY_S = 0.25
+LONGEST_LOOK_S = 0.75
+"""After this it is said that Redis does not answer; the look itself goes on."""
 RETRY_MS = 1000
 MOST_LISTENERS = 32
 LEAVE_S = 5.0
@@ -27,7 +29,7 @@ class News:
 
     def __init__(
         self,
-        look: Callable[[], Awaitable[Look | None]],
+        look: Callable[[], Coroutine[None, None, Look | None]],
         *,
         problem: Callable[[], str | None],
         stopping: Callable[[], bool],
@@ -74,9 +76,14 @@ class News:
     async def _tell(self) -> None:
         """Look and tell, until nobody listens or the process is to end."""
         watch = Watch(worker_timeout_s=self._worker_timeout_s)
+        looking: asyncio.Task[Look | None] | None = None
         try:
             while self._listeners and not self._stopping():
-                self._next.set_result(self._event(watch, await self._look()))
+                looking = looking or asyncio.create_task(self._look())
+                await asyncio.wait({looking}, timeout=LONGEST_LOOK_S)
+                look = looking.result() if looking.done() else None
+                looking = None if looking.done() else looking
+                self._next.set_result(self._event(watch, look))
                 self._next = asyncio.get_running_loop().create_future()
                 await asyncio.sleep(EVERY_S)
         finally:
@@ -84,7 +91,7 @@ class News:
             self._telling = None
 
     def _event(self, watch: Watch, look: Look | None) -> bytes:
-        problem = self._problem()
+        problem = self._problem() or (None if look else "Redis does not answer")
         shown = asdict(watch.see(look)) if look else {}
         return server_sent({"ready": problem is None, "problem": problem, **shown})
 

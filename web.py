@@ -52,7 +52,7 @@ def add_page(app: FastAPI) -> None:
         service: Service = request.app.state.service
         news: News = request.app.state.news
         news.require_room()
-        await service.look()  # where nothing is counted, it says so
+        service.require_counts()
         first = server_sent(_limits(service.settings), kind="limits")
         return StreamingResponse(news.stream(first), media_type="text/event-stream", headers=NEVER_KEPT)
 

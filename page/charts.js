@@ -15,6 +15,7 @@ const LINES = {
       { label: "running", of: (news) => news.in_flight, tone: "--queue" },
     ],
     say: digits,
+    incrs: COUNTS,
     least: 1,
   },
   throughput: {
@@ -50,7 +51,7 @@ export function startCharts() {
   };
 }
 
-function lineChart(name, { title, series, say, least }) {
+function lineChart(name, { title, series, say, incrs, least }) {
   const data = [[], ...series.map(() => [])];
   const last = () => data[0].at(-1) ?? WINDOW_S;
   const plot = addPlot(
@@ -65,7 +66,7 @@ function lineChart(name, { title, series, say, least }) {
           splits: () => TICKS_S.map((ago) => last() - ago),
           values: () => TICKS_S.map((ago) => (ago ? `−${ago} s` : "now")),
         }),
-        axis({ size: LABELS_PIXELS.y, values: (_chart, values) => values.map(say) }),
+        axis({ size: LABELS_PIXELS.y, incrs, values: (_chart, values) => values.map(say) }),
       ],
     }),
     data,

@@ -38,8 +38,9 @@ export function listen({ onNews, onLimits, onSilence }) {
     source.addEventListener("error", async () => {
       if (source?.readyState !== EventSource.CLOSED) return; // the browser itself tries again
       close();
-      setTimeout(open, AGAIN_S * 1000);
-      onSilence(await reason());
+      const problem = await reason();
+      onSilence(problem);
+      if (problem?.code !== "not_found") setTimeout(open, AGAIN_S * 1000); // else nothing is counted there
     });
   }
   function close() {

@@ -45,7 +45,7 @@ function tell(told, name, { prediction, timing, batchSize }) {
       classes && headline(classes),
       make("span", { className: "batch", textContent: company(batchSize) }),
     ),
-    classes ? classBars(classes) : make("pre", { textContent: JSON.stringify(prediction, null, 2) }),
+    classes ? classBars(classes) : make("pre", { tabIndex: 0, textContent: JSON.stringify(prediction, null, 2) }),
     ...waitSplit(timing),
   );
   const best = classes && bestOf(classes);

@@ -17,14 +17,17 @@ from tests.stack import Stack, until_answering, until_ready
 
 
 class Queue:
-    """A queue whose depth is the number of looks at it; it may be away."""
+    """A queue whose depth is the number of looks at it; it may be away, or not answer."""
 
     def __init__(self) -> None:
         self.looks = 0
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def look(self) -> Look | None:
         self.looks += 1
+        await self.answers.wait()
         return None if self.away else Look(time.time(), self.looks, 0, 0, 0.0, 0, 0, {}, {}, (), ())
 
 
@@ -88,8 +91,23 @@ async def test_a_redis_that_is_away_ends_no_stream() -> None:
     queue.away = False
     back = value_of(await anext(stream))
 
-    assert away == {"ready": True, "problem": None}
+    assert away == {"ready": False, "problem": "Redis does not answer"}
     assert back["depth"] == 2
+
+
+async def test_a_look_that_takes_long_is_told_within_a_second_and_is_not_taken_twice() -> None:
+    queue = Queue()
+    stream = news_of(queue).stream(b"")
+    await anext(stream)
+    queue.answers.clear()
+
+    async with asyncio.timeout(1):
+        silent = value_of(await anext(stream))
+    queue.answers.set()
+    back = value_of(await anext(stream))
+
+    assert silent["problem"] == "Redis does not answer"
+    assert (back["problem"], back["depth"]) == (None, 1)
 
 
 async def test_a_stream_begins_with_the_limits_and_goes_on_with_the_queue(shared_stack: Stack) -> None:
