@@ -3,7 +3,7 @@
 import { readProblem, unreachable } from "./problems.js";
 
 const AGAIN_S = 3;
-const STALE_S = 2.5;
+const STALE_S = 1.5;
 
 /** Ask why there are no events: an EventSource does not tell. */
 async function reason() {
