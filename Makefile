@@ -11,7 +11,8 @@ ARGS =
 
 VENV := .venv
 BIN := $(VENV)/bin
-ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODEL) $(MICROBATCH_MODEL)),$(VENV)/.onnx)
+MODELS := $(MODEL) $(foreach name,$(filter MICROBATCH_MODEL MICROBATCH_%__MODEL,$(.VARIABLES)),$($(name)))
+ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODELS)),$(VENV)/.onnx)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help

@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from answers import problem
 from asgi import Answer, Incoming
-from config import Settings, load_settings
+from config import Settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
 from errors import ServiceError, StartError
 from exposition import CONTENT_TYPE, of_queues
@@ -28,8 +28,10 @@ from fronts import own
 from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
 from memory import calm_collector
+from model_set import load_models
 from news import News
 from service import Service
+from services import PREDICT, Services
 from telemetry import set_up_logging
 from web import add_page
 
@@ -41,50 +43,48 @@ log = logging.getLogger("api")
 
 
 class Api(FastAPI):
-    """FastAPI, but for `POST /predict`: that needs no middleware, no routing and no parsed parameters.
+    """FastAPI, but for predictions (`POST /predict`): they need no middleware, no routing and no parsed parameters.
 
-    It has its route all the same, for /docs, and for a server that puts a root path before it. The paths of other
-    servers go to their fronts, which word all errors their own way.
+    They have their routes all the same, for /docs, and for a server that puts a root path before them. The paths of
+    other servers go to their fronts, which word all errors their own way.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
-            answer = await _predict(self.state.service, Incoming(scope, receive))
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        elif scope["method"] == "POST" and (service := self.state.services.at.get(scope["path"])):
+            answer = await _predict(service, Incoming(scope, receive))
             await answer(scope, receive, send)
-        elif scope["type"] == "http" and (front := front_of(path := path_of(scope))):
-            answer = await front.answer(self.state.service, Incoming(scope, receive), scope["method"], path)
+        elif front := front_of(path := path_of(scope)):
+            answer = await front.answer(self.state.services, Incoming(scope, receive), scope["method"], path)
             await answer(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the application; nothing is connected before it starts.
+def create_app(models: Mapping[str, Settings] | None = None) -> FastAPI:
+    """Make the application for these models, or those of the environment; nothing is connected before it starts.
 
     Raises StartError where the settings are wrong.
     """
-    settings = settings or load_settings()
+    models = models or load_models()
+    of_the_process = next(iter(models.values()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        set_up_logging(settings.log_level)
-        app.state.service = service = Service(settings)
+        set_up_logging(of_the_process.log_level)
+        app.state.services = services = Services(models)
         server = _running_server()
         if server:
-            _set_up_server(server, settings.shutdown_grace_s)
-        app.state.news = News(
-            service.look,
-            problem=service.readiness.trouble,
-            stopping=lambda: server is not None and server.should_exit,
-            worker_timeout_s=settings.worker_timeout_s,
-        )
+            _set_up_server(server, of_the_process.shutdown_grace_s)
+        app.state.news = {one: _news(one, server) for one in services}
         calm_collector()
-        running = asyncio.create_task(service.run())
+        running = asyncio.create_task(services.run())
         running.add_done_callback(_end_without_it)
         yield
         running.cancel()
-        await service.close()
+        await services.close()
 
     app = Api(
         title="Model micro-batching API",
@@ -101,6 +101,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_page(app)
     _add_handlers(app)
     return app
+
+
+def _news(service: Service, server: uvicorn.Server | None) -> News:
+    return News(
+        service.look,
+        problem=service.readiness.trouble,
+        stopping=lambda: server is not None and server.should_exit,
+        worker_timeout_s=service.settings.worker_timeout_s,
+    )
 
 
 def _running_server() -> uvicorn.Server | None:
@@ -128,21 +137,38 @@ def _end_without_it(running: asyncio.Task[None]) -> None:
 
 
 def _add_predictions(app: FastAPI) -> None:
+    asked = {"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY]}
+
     @app.post(
-        "/predict",
+        PREDICT,
         tags=["predictions"],
         summary="Predict one or several images",
         responses=PREDICTIONS,
-        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY]},
+        openapi_extra=asked,
     )
     async def predict(request: Request) -> Response:
-        return await _predict(request.app.state.service, Incoming(request.scope, request.receive))
+        return await _predict(_services(request).default, Incoming(request.scope, request.receive))
+
+    @app.post(
+        PREDICT + "/{model}",
+        tags=["predictions"],
+        summary="Predict by one of several models",
+        responses=PREDICTIONS,
+        openapi_extra=asked,
+    )
+    async def predict_by(request: Request, model: str) -> Response:
+        return await _predict(_services(request).named(model), Incoming(request.scope, request.receive))
 
 
 async def _predict(service: Service, incoming: Incoming) -> Answer:
     answer = await answered(own.predict(service, incoming), problem, service.metrics)
     answer.add(b"vary", "Prefer")
     return answer
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
 
 
 def _add_results(app: FastAPI) -> None:
@@ -153,7 +179,7 @@ def _add_results(app: FastAPI) -> None:
         responses=PREDICTIONS,
     )
     async def result(request: Request, request_id: str) -> Response:
-        return await own.result(request.app.state.service, request_id)
+        return await own.result(_services(request), request_id)
 
     @app.delete(
         "/results/{request_id}",
@@ -162,7 +188,7 @@ def _add_results(app: FastAPI) -> None:
         summary="Cancel a request, or forget its result",
     )
     async def cancel(request: Request, request_id: str) -> Response:
-        await own.cancel(request.app.state.service, request_id)
+        await own.cancel(_services(request), request_id)
         return Response(status_code=204)
 
 
@@ -175,16 +201,26 @@ def _add_health(app: FastAPI) -> None:
     @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", tags=["operations"], summary="Would a request be served?")
     async def ready(request: Request) -> dict[str, object]:
-        service: Service = request.app.state.service
-        service.readiness.require_model()
-        return {"status": "ready", "workers": len(service.readiness.workers)}
+        services = _services(request)
+        services.require_models()
+        workers = {name: len(one.readiness.workers) for name, one in services.by_name.items()}
+        body: dict[str, object] = {"status": "ready", "workers": sum(workers.values())}
+        return body | ({"models": {name: {"workers": workers[name]} for name in workers}} if len(workers) > 1 else {})
+
+    @app.head("/health/ready/{model}", include_in_schema=False)
+    @app.get("/health/ready/{model}", tags=["operations"], summary="Would a request to this model be served?")
+    async def ready_by(request: Request, model: str) -> dict[str, object]:
+        readiness = _services(request).named(model).readiness
+        readiness.require_model()
+        return {"status": "ready", "workers": len(readiness.workers)}
 
     @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        service: Service = request.app.state.service
-        looks = {service.settings.queue_name: await service.look()}
-        text = of_queues(looks, worker_timeout_s=service.settings.worker_timeout_s)
-        return Response(text, media_type=CONTENT_TYPE)
+        services = _services(request)
+        looks = await asyncio.gather(*(one.look() for one in services))
+        by_queue = {one.settings.queue_name: look for one, look in zip(services, looks, strict=True)}
+        timeouts_s = {one.settings.queue_name: one.settings.worker_timeout_s for one in services}
+        return Response(of_queues(by_queue, worker_timeouts_s=timeouts_s), media_type=CONTENT_TYPE)
 
 
 def _add_handlers(app: FastAPI) -> None:

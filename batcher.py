@@ -1,11 +1,12 @@
 """The batcher process: claim, batch, predict, settle; as many of them as you like.
 
-Run it with `python batcher.py`; settings come from the environment. SIGTERM and SIGINT stop it once what it holds is
-finished.
+Run it with `python batcher.py`, where there are several models with the name of one of them; settings come from the
+environment. SIGTERM and SIGINT stop it once what it holds is finished.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -24,8 +25,8 @@ import uvloop
 from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
-from config import Settings, load_settings
-from decoding import Decoder
+from config import Settings
+from decoding import Decoder, Threads
 from errors import InternalError, ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
 from holding import Holding, pauses, sleep_unless
 from inference import Inference
@@ -33,6 +34,7 @@ from jobs import JobQueue
 from memory import calm_collector
 from metrics import JOBS, Metrics
 from model_client import ModelClient, open_model
+from model_set import choose, load_models
 from publishing import Publisher
 from records import Claim, Worker, WorkerState
 from telemetry import set_up_logging
@@ -278,12 +280,13 @@ async def serve(settings: Settings, model: ModelClient) -> None:
         timeout_s=settings.redis_timeout_s,
         on_reply=metrics.redis_replied if metrics.on else None,
     )
-    decoder = Decoder(formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads)
+    threads = Threads(settings.decode_threads)
+    decoder = Decoder(threads, formats=settings.image_formats, max_pixels=settings.max_pixels)
     batcher = _assemble(settings, queue, model, decoder, metrics)
     async with _watched(settings, queue, metrics, batcher):
         await _until_stopped(batcher, stopping, settings.shutdown_grace_s)
     await model.close()
-    decoder.close()
+    threads.close()
     await queue.close()
 
 
@@ -338,10 +341,20 @@ def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: 
     )
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Run one batcher of a model; as many may run as you like.",
+        epilog="Settings come from the environment: REDIS_URL and MICROBATCH_*, see README.md.",
+    )
+    parser.add_argument("model", nargs="?", help="one of MICROBATCH_MODELS; without it the first of them")
+    return parser.parse_args()
+
+
 def main() -> int:
     """Start a batcher; return its exit code."""
+    options = _options()
     try:
-        settings = load_settings()
+        settings = choose(load_models(), options.model)
         set_up_logging(settings.log_level)
         uvloop.run(serve(settings, open_model(settings)))
     except (StartError, UnfitRedis) as exc:

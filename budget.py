@@ -9,11 +9,22 @@ from errors import QueueFull
 
 
 class ByteBudget:
-    """Counts what all requests of a process hold."""
+    """Counts what all requests of a process hold; its parts count what those of one model do, under the same limit."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, whole: ByteBudget | None = None) -> None:
         self._limit_bytes = limit_bytes
+        self._whole = whole
         self.held_bytes = 0
+
+    def part(self) -> ByteBudget:
+        """Return a part of it."""
+        return ByteBudget(self._limit_bytes, self)
+
+    def add(self, more_bytes: int) -> None:
+        """Count more, or less."""
+        self.held_bytes += more_bytes
+        if self._whole is not None:
+            self._whole.held_bytes += more_bytes
 
     def share(self) -> Share:
         """Return one request's share, a context at whose end it is given back."""
@@ -24,7 +35,8 @@ class ByteBudget:
 
         Raises QueueFull.
         """
-        if self.held_bytes and self.held_bytes + more_bytes > self._limit_bytes:
+        held_bytes = self.held_bytes if self._whole is None else self._whole.held_bytes
+        if held_bytes and held_bytes + more_bytes > self._limit_bytes:
             raise QueueFull("too much is being uploaded at once; try again", retry_after_s=1)
 
 
@@ -43,7 +55,7 @@ class Share:
 
     def __exit__(self, _kind: type[BaseException] | None, _exc: BaseException | None, _: TracebackType | None) -> None:
         """Give back all."""
-        self._budget.held_bytes -= self.held_bytes
+        self._budget.add(-self.held_bytes)
         self.held_bytes = 0
 
     def hold(self, held_bytes: int) -> None:
@@ -54,5 +66,5 @@ class Share:
         more_bytes = held_bytes - self.held_bytes
         if more_bytes > 0:
             self._budget.require_room(more_bytes)
-        self._budget.held_bytes += more_bytes
+        self._budget.add(more_bytes)
         self.held_bytes = held_bytes

@@ -20,6 +20,9 @@ PREFIX = "MICROBATCH_"
 BUILT_IN_MODELS = ("digits", "simulated", "tf-serving", "open-inference", "efficientnet-lite0")
 OWN_MODEL = r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*|onnx:.+"
 IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
+SEPARATOR = "__"
+"""Between the name of a model and that of a setting: such variables are read by model_set.py."""
+MODEL_NAME = r"[a-z0-9]+(?:_[a-z0-9]+)*"
 
 
 class Settings(BaseSettings):
@@ -82,7 +85,10 @@ class Settings(BaseSettings):
     )
     served_input: str = Field("input", description="The name of its one input there.")
 
-    # The model
+    # The models
+    models: Names = Field(
+        (), description="The names of several models, such as `digits,photos`, the default one first; empty: one model."
+    )
     model: str = Field(
         "digits",
         description="`digits`, `efficientnet-lite0`, `simulated`, `tf-serving`, `open-inference`, `onnx:path` or "
@@ -178,6 +184,16 @@ class Settings(BaseSettings):
             raise ValueError("must be 1 to 64 letters, digits, dots, hyphens or underscores")
         return value
 
+    @field_validator("models")
+    @classmethod
+    def _model_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(MODEL_NAME, name) or len(name) > 64:
+                raise ValueError(f"{name or 'an empty name'} is not 1 to 64 lower-case letters, digits and single _")
+            if value.count(name) > 1:
+                raise ValueError(f"{name} is named twice")
+        return value
+
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
@@ -242,12 +258,12 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings that all models have in common from the environment; see model_set.py for those of each.
 
     Raises StartError naming key, value and rule, one line for all that is wrong.
     """
     known = {variable_name(field): field for field in Settings.model_fields}
-    wrong = unknown_names(os.environ, PREFIX, known)
+    wrong = unknown_names((name for name in os.environ if SEPARATOR not in name), PREFIX, known)
     try:
         settings = Settings()
     except ValidationError as exc:

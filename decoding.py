@@ -18,22 +18,29 @@ from inputs import ModelInput
 Done = TypeVar("Done")
 
 
+class Threads:
+    """The threads that a process decodes on, for however many models; count: 0: one a core."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count or cpu_count() or 1
+        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """End them."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
 class Decoder:
     """Decodes and checks image files.
 
-    formats, max_pixels: what is taken, see images.py. threads: 0: one a core.
+    formats, max_pixels: what is taken, see images.py.
     """
 
-    def __init__(self, *, formats: tuple[str, ...], max_pixels: int, threads: int) -> None:
+    def __init__(self, threads: Threads, *, formats: tuple[str, ...], max_pixels: int) -> None:
         images.load_formats()
+        self._threads = threads
         self._formats = formats
         self._max_pixels = max_pixels
-        self._count = threads or cpu_count() or 1
-        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decode")
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def decode(self, files: Sequence[bytes], takes: ModelInput) -> list[NDArray[Any] | ServiceError]:
         """Return each file's tensor as the model takes it, or what is wrong with the file."""
@@ -71,9 +78,9 @@ class Decoder:
                     return
                 done[place] = _attempt(work, file)
 
-        run = asyncio.get_running_loop().run_in_executor
+        run, pool = asyncio.get_running_loop().run_in_executor, self._threads.pool
         try:
-            await asyncio.gather(*(run(self._threads, take_turns) for _ in range(min(self._count, len(files)))))
+            await asyncio.gather(*(run(pool, take_turns) for _ in range(min(self._threads.count, len(files)))))
         finally:
             todo.clear()
         return [done[place] for place in range(len(files))]

@@ -3,6 +3,7 @@
 ServiceError                     code                    status
 ├── BadRequest                   bad_request             400
 ├── NotFound                     not_found               404
+│   └── ModelNotFound            model_not_found         404
 ├── MethodNotAllowed             method_not_allowed      405
 ├── BodyTimeout                  body_timeout            408
 ├── TooLarge                     too_large               413
@@ -54,6 +55,12 @@ class NotFound(ServiceError):
 
     code = "not_found"
     http_status = 404
+
+
+class ModelNotFound(NotFound):
+    """A path that names a model which is not served."""
+
+    code = "model_not_found"
 
 
 class MethodNotAllowed(ServiceError):
@@ -159,6 +166,7 @@ class StartError(Exception):
 WIRE_ERRORS: tuple[type[ServiceError], ...] = (
     BadRequest,
     NotFound,
+    ModelNotFound,
     MethodNotAllowed,
     BodyTimeout,
     TooLarge,

@@ -43,11 +43,11 @@ def of_process(amounts: Amounts, labels: Mapping[str, str]) -> bytes:
     return _text(_counted({tuple(labels.values()): amounts}, tuple(labels)))
 
 
-def of_queues(looks: Mapping[str, Look | None], *, worker_timeout_s: float) -> bytes:
+def of_queues(looks: Mapping[str, Look | None], *, worker_timeouts_s: Mapping[str, float]) -> bytes:
     """Return how each queue stands, by its name; None: its Redis does not answer, and no more is said of it."""
     seen = {name: look for name, look in looks.items() if look}
     totals: dict[tuple[str, ...], Amounts] = {(name,): look.totals for name, look in seen.items()}
-    return _text(_standing(looks, seen, worker_timeout_s), _events(seen), _counted(totals, ("queue",)))
+    return _text(_standing(looks, seen, worker_timeouts_s), _events(seen), _counted(totals, ("queue",)))
 
 
 class _Families(CollectorRegistry):
@@ -66,7 +66,9 @@ def _text(*parts: Iterator[Metric]) -> bytes:
     return generate_latest(_Families([family for part in parts for family in part]))
 
 
-def _standing(looks: Mapping[str, Look | None], seen: Looks, worker_timeout_s: float) -> Iterator[Metric]:
+def _standing(
+    looks: Mapping[str, Look | None], seen: Looks, worker_timeouts_s: Mapping[str, float]
+) -> Iterator[Metric]:
     up = GaugeMetricFamily(f"{PREFIX}redis_up", "Whether Redis answers.", labels=["queue"])
     for name, look in looks.items():
         up.add_metric([name], float(look is not None))
@@ -78,7 +80,7 @@ def _standing(looks: Mapping[str, Look | None], seen: Looks, worker_timeout_s: f
         yield family
     workers = GaugeMetricFamily(f"{PREFIX}workers", "Batchers by state; gone: silent.", labels=["queue", "state"])
     for name, look in seen.items():
-        states = Counter[str]("gone" if one.silent_s > worker_timeout_s else one.state for one in look.workers)
+        states = Counter[str]("gone" if one.silent_s > worker_timeouts_s[name] else one.state for one in look.workers)
         for state in WORKER_STATES:
             workers.add_metric([name, state], states[state])
     yield workers

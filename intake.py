@@ -42,10 +42,6 @@ class Intake:
         self._decoder = decoder
         self._near = near
 
-    def close(self) -> None:
-        """End the threads."""
-        self._decoder.close()
-
     async def prepare(
         self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput
     ) -> list[Job | ServiceError]:

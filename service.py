@@ -1,4 +1,4 @@
-"""One api process: its parts, and the way of every request through them, whichever front it came to."""
+"""One model's part of an api process, and the way of every request through it, whichever front it came to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from asgi import Incoming
 from bodies import Upload, read_body
 from budget import ByteBudget, Share
 from config import Settings
-from decoding import Decoder
+from decoding import Decoder, Threads
 from errors import DeadlineExceeded, NotFound, RedisUnreachable, ServiceError, UnfitRedis
 from inputs import ModelInput
 from intake import Intake, job_uuids
@@ -39,10 +39,14 @@ class Outcomes:
 
 
 class Service:
-    """Everything one api process holds while it runs."""
+    """Everything one api process holds of a model while it runs.
 
-    def __init__(self, settings: Settings) -> None:
+    budget: its part of what the process may hold. threads: shared by all models.
+    """
+
+    def __init__(self, settings: Settings, *, budget: ByteBudget, threads: Threads) -> None:
         self.settings = settings
+        self.budget = budget
         self.metrics = Metrics(on=settings.metrics)
         self.queue = JobQueue(
             settings.redis_url,
@@ -70,10 +74,7 @@ class Service:
         self._decoding = 0
         self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
         self.presence = Presence()
-        self.budget = ByteBudget(settings.max_held_bytes)
-        decoder = Decoder(
-            formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
-        )
+        decoder = Decoder(threads, formats=settings.image_formats, max_pixels=settings.max_pixels)
         self.intake = Intake(decoder, near=settings.decode_in == "api")
         self.publisher = Publisher(
             self.queue,
@@ -91,8 +92,7 @@ class Service:
                 tasks.create_task(self.publisher.run())
 
     async def close(self) -> None:
-        """Send what is still to be sent to Redis, and give back threads and connections."""
-        self.intake.close()
+        """Send what is still to be sent to Redis, and give back connections."""
         await self.outbox.close()
         if self.metrics.on:
             await self.publisher.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from config import Settings
 from news import News, server_sent
 from service import Service
+from services import Services
 
 PAGE = Path(__file__).parent / "page"
 POLICY = (
@@ -49,12 +51,20 @@ def add_page(app: FastAPI) -> None:
 
     @app.get("/events", tags=["operations"], summary="What the queue does, live (server-sent events)")
     async def events(request: Request) -> Response:
-        service: Service = request.app.state.service
-        news: News = request.app.state.news
-        news.require_room()
-        service.require_counts()
-        first = server_sent(_limits(service.settings), kind="limits")
-        return StreamingResponse(news.stream(first), media_type="text/event-stream", headers=NEVER_KEPT)
+        services: Services = request.app.state.services
+        return _events(request.app.state.news, services.default)
+
+    @app.get("/events/{model}", tags=["operations"], summary="What the queue of one of several models does, live")
+    async def events_of(request: Request, model: str) -> Response:
+        services: Services = request.app.state.services
+        return _events(request.app.state.news, services.named(model))
+
+
+def _events(news: Mapping[Service, News], service: Service) -> Response:
+    news[service].require_room()
+    service.require_counts()
+    first = server_sent(_limits(service.settings), kind="limits")
+    return StreamingResponse(news[service].stream(first), media_type="text/event-stream", headers=NEVER_KEPT)
 
 
 def _limits(settings: Settings) -> dict[str, int]:

@@ -23,8 +23,9 @@ import numpy as np
 
 from bench.tables import table
 from bench.workloads import npy
-from config import PREFIX, load_settings
+from config import PREFIX
 from errors import StartError
+from model_set import load_models
 from tools.processes import say
 from tools.service import LocalService, free_port
 
@@ -101,7 +102,7 @@ def _set_environment() -> None:
 
 def _measure_with(batchers: int) -> Iterator[Row]:
     """Start the service with so many batchers and measure each number of images."""
-    service = LocalService(load_settings(), batchers=batchers, host="127.0.0.1", port=free_port())
+    service = LocalService(load_models(), batchers=batchers, host="127.0.0.1", port=free_port())
     try:
         service.start()
         _wait_until_ready(service, batchers)

@@ -11,7 +11,7 @@ from asgi import Answer, Incoming
 from errors import ServiceError
 from fronts import open_inference, tf_serving
 from fronts.failures import answered
-from service import Service
+from services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,12 @@ class Front:
     """The paths of another server: what serves them, and how it words a refusal."""
 
     prefix: str
-    serve: Callable[[Service, Incoming, str, str], Awaitable[Answer]]
+    serve: Callable[[Services, Incoming, str, str], Awaitable[Answer]]
     refusal: Callable[[ServiceError], Answer]
 
-    async def answer(self, service: Service, incoming: Incoming, method: str, path: str) -> Answer:
-        """Answer one request; those that may ask for predictions are counted."""
-        counted = service.metrics if method == "POST" else None
-        return await answered(self.serve(service, incoming, method, path), self.refusal, counted)
+    async def answer(self, services: Services, incoming: Incoming, method: str, path: str) -> Answer:
+        """Answer one request."""
+        return await answered(self.serve(services, incoming, method, path), self.refusal)
 
 
 FRONTS = (

@@ -1,14 +1,15 @@
-"""Which model a path of another server names, and whether it is the one that is served."""
+"""Which model a path of another server names, and who answers for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from errors import NotFound
+from errors import ModelNotFound
 from service import Service
+from services import Services
 
 VERSION = "1"
-"""The one version of the one model that is served."""
+"""The one version of every model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,16 @@ class Named:
     label: str | None = None
 
 
-def require_served(service: Service, named: Named, *, labels: tuple[str, ...] = ()) -> None:
-    """Look whether it is the model that is served, in its one version.
+def find_served(services: Services, named: Named, *, labels: tuple[str, ...] = ()) -> Service:
+    """Return what serves the model, in its one version.
 
-    Raises NotFound.
+    Raises ModelNotFound.
     """
-    served = service.settings.served_name
+    service = services.served.get(named.name)
     version = named.version.lstrip("0") if named.version else VERSION
-    if named.name != served or version != VERSION or named.label not in (None, *labels):
+    if service is None or version != VERSION or named.label not in (None, *labels):
         asked = ", ".join(part for part in (named.name, named.version, named.label) if part)
-        raise NotFound(f"there is no model {asked[:200]} here: the one that is served is {served}, version {VERSION}")
+        raise ModelNotFound(
+            f"there is no model {asked[:200]} here, only {', '.join(services.served)}, in version {VERSION}"
+        )
+    return service

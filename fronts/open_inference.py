@@ -13,13 +13,15 @@ import orjson
 from answers import JSON, add_retry_after
 from asgi import Answer, Incoming
 from errors import MethodNotAllowed, NotFound, ServiceError
+from fronts.failures import answered
 from fronts.inference import Call, datatype, read, weigh
-from fronts.named import VERSION, Named, require_served
+from fronts.named import VERSION, Named, find_served
 from fronts.replies import write
 from fronts.whole import Asked, Reader, answer_whole
 from inputs import ModelInput
 from models.tensors import HEADER_LENGTH
 from service import Service
+from services import Services
 
 PREFIX = "/v2"
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
@@ -33,7 +35,7 @@ _STATUS = {408: 400, 415: 400, 422: 400, 429: 503, 502: 503, 504: 503}
 """Where Triton's table of statuses has another one than ours."""
 
 
-async def serve(service: Service, incoming: Incoming, method: str, path: str) -> Answer:
+async def serve(services: Services, incoming: Incoming, method: str, path: str) -> Answer:
     """Answer one request below `/v2`.
 
     Raises ServiceError.
@@ -47,10 +49,10 @@ async def serve(service: Service, incoming: Incoming, method: str, path: str) ->
         answer.add(b"allow", expected)
         return answer
     if found["name"] is None:
-        return _SERVER[found["health"] or ""](service)
-    require_served(service, Named(found["name"], found["version"]))
+        return _SERVER[found["health"] or ""](services)
+    service = find_served(services, Named(found["name"], found["version"]))
     if found["what"] == _INFER:
-        return await _infer(service, incoming)
+        return await answered(_infer(service, incoming), refusal, service.metrics)
     return _MODEL[found["what"] or ""](service)
 
 
@@ -83,12 +85,17 @@ def _json(values: dict[str, object]) -> Answer:
     return Answer(200, orjson.dumps(values), JSON)
 
 
-def _server(_: Service) -> Answer:
+def _server(_: Services) -> Answer:
     return _json({"name": "model-micro-batching-api", "version": VERSION, "extensions": EXTENSIONS})
 
 
-def _live(_: Service) -> Answer:
+def _live(_: Services) -> Answer:
     return _json({"live": True})
+
+
+def _all_ready(services: Services) -> Answer:
+    services.require_models()
+    return _json({"ready": True})
 
 
 def _ready(service: Service) -> Answer:
@@ -124,5 +131,5 @@ def _config(service: Service) -> Answer:
     )
 
 
-_SERVER: dict[str, Callable[[Service], Answer]] = {"": _server, "/health/live": _live, "/health/ready": _ready}
+_SERVER: dict[str, Callable[[Services], Answer]] = {"": _server, "/health/live": _live, "/health/ready": _all_ready}
 _MODEL: dict[str, Callable[[Service], Answer]] = {"": _metadata, "/ready": _ready, "/config": _config}

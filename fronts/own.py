@@ -15,6 +15,7 @@ from intake import job_uuids, new_uuid
 from prefer import preferences, read_key
 from records import Progress, Result
 from service import Service
+from services import Services
 
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 REQUEST_ID = re.compile(rf"({UUID})(?:\.([1-9]\d{{0,3}}))?")
@@ -64,12 +65,14 @@ async def _uuid_of(service: Service, key: str, kind: str, body: bytes) -> str:
     return uuid
 
 
-async def result(service: Service, request_id: str) -> Answer:
-    """Answer with what became of a request.
+async def result(services: Services, request_id: str) -> Answer:
+    """Answer with what became of a request, whichever model it was for.
 
     Raises NotFound, DeadlineExceeded, RedisUnreachable.
     """
-    answers = await service.queue.poll(_uuids(request_id))
+    uuids = _uuids(request_id)
+    found = await asyncio.gather(*(one.queue.poll(uuids) for one in services))
+    answers = max(found, key=lambda answers: sum(answer is not Progress.UNKNOWN for answer in answers))
     if any(answer is Progress.UNKNOWN for answer in answers):
         raise NotFound("this result is unknown, expired or already answered")
     if any(answer is Progress.WORKING for answer in answers):
@@ -81,12 +84,13 @@ async def result(service: Service, request_id: str) -> Answer:
     return answer
 
 
-async def cancel(service: Service, request_id: str) -> None:
-    """Take a request's jobs out of the queue, or forget their results.
+async def cancel(services: Services, request_id: str) -> None:
+    """Take a request's jobs out of the queue, or forget their results, whichever model it was for.
 
     Raises NotFound, RedisUnreachable.
     """
-    await service.queue.drop(_uuids(request_id))
+    uuids = _uuids(request_id)
+    await asyncio.gather(*(one.queue.drop(uuids) for one in services))
 
 
 def _uuids(request_id: str) -> list[str]:

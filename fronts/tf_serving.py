@@ -10,12 +10,14 @@ import orjson
 from answers import JSON, add_retry_after
 from asgi import Answer, Incoming
 from errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from fronts.failures import answered
 from fronts.instances import read
-from fronts.named import VERSION, Named, require_served
+from fronts.named import VERSION, Named, find_served
 from fronts.numbers import weigh
 from fronts.whole import Reader, answer_whole
 from inputs import ModelInput
 from service import Service
+from services import Services
 
 PREFIX = "/v1"
 LABELS = ("stable",)
@@ -32,7 +34,7 @@ _STATUS = {408: 504, 415: 400, 422: 400, 502: 503}
 _DTYPES = {"bool": "DT_BOOL", "float16": "DT_HALF", "float32": "DT_FLOAT", "float64": "DT_DOUBLE"}
 
 
-async def serve(service: Service, incoming: Incoming, method: str, path: str) -> Answer:
+async def serve(services: Services, incoming: Incoming, method: str, path: str) -> Answer:
     """Answer one request below `/v1/models`.
 
     Raises ServiceError.
@@ -48,9 +50,9 @@ async def serve(service: Service, incoming: Incoming, method: str, path: str) ->
         answer = refusal(MethodNotAllowed(f"{path} is asked for by {expected}"))
         answer.add(b"allow", expected)
         return answer
-    require_served(service, Named(found["name"], found["version"], found["label"]), labels=LABELS)
+    service = find_served(services, Named(found["name"], found["version"], found["label"]), labels=LABELS)
     if what == ":predict":
-        return await _predict(service, incoming)
+        return await answered(_predict(service, incoming), refusal, service.metrics)
     if what:
         return _metadata(service) if what == "/metadata" else _no_examples()
     return _status(service)

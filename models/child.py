@@ -1,4 +1,6 @@
-"""The process of a model that is the user's own code: `python -m models.child <socket>`, started by its batcher.
+"""The process of a model that is the user's own code: `python -m models.child <socket> <which>`, by its batcher.
+
+which: JSON with what the settings of this model say of it: `model` and `scaling`.
 
 It serves one call after the other until the batcher closes the socket or dies. Signals are the batcher's business: a
 Ctrl-C that reaches both must not cut the last batch.
@@ -13,10 +15,10 @@ import sys
 from io import BufferedRWPair
 
 import numpy as np
+import orjson
 
 from config import load_settings
 from errors import ModelUnavailable, StartError
-from models.choice import Choice
 from models.frames import HEAD, Frame, of_predictions, read_batch
 from models.own_code import OwnCode, find
 from models.scaling import Scaling
@@ -29,17 +31,17 @@ def main() -> int:
     """Open the model and serve; return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    settings = load_settings()
-    set_up_logging(settings.log_level)
+    set_up_logging(load_settings().log_level)
+    which = orjson.loads(sys.argv[2])
+    scaling = Scaling(**which["scaling"])
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
         try:
-            code = find(settings.model)
+            code = find(which["model"])
         except StartError as exc:
             _write(stream, Frame.of(start_error=str(exc)))
             return 1
         declared = code.declared.to_dict() if code.declared else None
         _write(stream, Frame.of(declared=declared, has_warm_up=code.warm_up is not None))
-        scaling = Choice.of(settings).scaling
         while (frame := _read(stream)) is not None:
             _write(stream, _answer(code, scaling, frame))
         if code.close is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, StartError, tells_of_no_memory
@@ -104,7 +105,7 @@ class OwnProcess:
         if self._child is not None and self._child.has_ended:  # of itself, or killed, between two calls
             await self._child.leave()
         if self._child is None or self._child.is_gone:
-            self._child = await _Child.start()
+            self._child = await _Child.start(self._choice)
         return self._child
 
 
@@ -119,14 +120,15 @@ class _Child:
         self.is_gone = False
 
     @classmethod
-    async def start(cls) -> _Child:
+    async def start(cls, choice: Choice) -> _Child:
         """Start one; come back when it has opened the model.
 
         Raises StartError where it cannot.
         """
         ours, its = socket.socketpair()
         with its:
-            command = [sys.executable, "-m", "models.child", str(its.fileno())]
+            which = orjson.dumps({"model": choice.model, "scaling": choice.scaling}).decode()
+            command = [sys.executable, "-m", "models.child", str(its.fileno()), which]
             path = os.pathsep.join([str(ROOT), *sys.path])
             process = await asyncio.create_subprocess_exec(
                 *command, pass_fds=[its.fileno()], env={**os.environ, "PYTHONPATH": path}

@@ -39,7 +39,7 @@ class Shown:
 
 def shown() -> list[Shown]:
     """Return all that an api shows of a queue, once something of each was counted."""
-    return _read(of_queues({"q": _look()}, worker_timeout_s=5))
+    return _read(of_queues({"q": _look()}, worker_timeouts_s={"q": 5}))
 
 
 def shown_of_a_batcher() -> list[Shown]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batcher import Batcher
 from bench.workloads import photo
-from decoding import Decoder
+from decoding import Decoder, Threads
 from inputs import ModelInput
 from jobs import JobQueue
 from metrics import Metrics
@@ -61,7 +61,7 @@ def batcher_of(queue: JobQueue, model: Model, takes: ModelInput = TENSORS) -> Ba
     return Batcher(
         queue,
         InProcess(model.predict, takes=takes, scaling=Scaling(), warm_up=lambda: None),
-        Decoder(formats=("jpeg",), max_pixels=25_000_000, threads=1),
+        Decoder(Threads(1), formats=("jpeg",), max_pixels=25_000_000),
         worker_id=uuid4().hex,
         model_name="test",
         max_batch_size=SIZE,

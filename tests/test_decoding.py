@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import images
 from bench.workloads import photo
-from decoding import Decoder
+from decoding import Decoder, Threads
 from errors import InvalidImage, UnsupportedMediaType
 from inputs import ModelInput
 from intake import Intake, job_uuids, new_uuid
@@ -29,9 +29,10 @@ FILE = encoded(colours(), "png")
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    decoder = Decoder(formats=FORMATS, max_pixels=MAX_PIXELS, threads=2)
+    threads = Threads(2)
+    decoder = Decoder(threads, formats=FORMATS, max_pixels=MAX_PIXELS)
     yield decoder
-    decoder.close()
+    threads.close()
 
 
 async def prepared(decoder: Decoder, uploads: list[bytes], takes: ModelInput, *, near: bool) -> list[Any]:

@@ -257,6 +257,16 @@ def test_batchers_can_be_scaled() -> None:
     assert not {"container_name", "ports", "hostname"} & batcher.keys()
 
 
+def test_the_batcher_of_another_model_needs_no_more_than_what_is_said_in_the_comment() -> None:
+    lines = (ROOT / "docker-compose.yml").read_text().splitlines()
+    start = lines.index("  # batcher-photos:")
+    lines[start : start + 3] = [line.replace("# ", "", 1) for line in lines[start : start + 3]]
+
+    found = yaml.safe_load("\n".join(lines))["services"]
+
+    assert found["batcher-photos"] == found["batcher"] | {"command": ["python", "batcher.py", "photos"]}
+
+
 def test_a_file_of_settings_may_be_there_or_not() -> None:
     for name in ("api", "batcher"):
         assert services()[name]["env_file"] == [{"path": ".env", "required": False}]

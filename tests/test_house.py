@@ -48,6 +48,7 @@ def test_no_room_imports_itself_in_a_circle() -> None:
 
 
 def test_only_the_configuration_reads_the_environment() -> None:
+    """What is common, and what is of each model."""
     readers = {room for room, path in ROOMS.items() if "os.environ" in path.read_text()}
 
-    assert readers == {"config"}
+    assert readers == {"config", "model_set"}

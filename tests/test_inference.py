@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
-from decoding import Decoder
+from decoding import Decoder, Threads
 from errors import ModelUnavailable
 from inference import Inference
 from inputs import ModelInput
@@ -49,7 +49,8 @@ class Bench:
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> dict[str, Settlement]:
         client = InProcess(self.predict, takes=self.takes, scaling=Scaling())
-        decoder = Decoder(formats=FORMATS, max_pixels=MAX_PIXELS, threads=2)
+        threads = Threads(2)
+        decoder = Decoder(threads, formats=FORMATS, max_pixels=MAX_PIXELS)
         inference = Inference(
             client,
             decoder,
@@ -63,7 +64,7 @@ class Bench:
         )
         settlements = [one async for some in inference.run(jobs, "idle") for one in some]
         await client.close()
-        decoder.close()
+        threads.close()
         assert sorted(one.uuid for one in settlements) == sorted(one.uuid for one in jobs)
         return {one.uuid: one for one in settlements}
 

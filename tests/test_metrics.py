@@ -68,7 +68,7 @@ def test_a_process_shows_every_family_under_its_labels() -> None:
 
 
 def test_a_queue_shows_how_it_stands_and_what_nothing_was_counted_of_yet() -> None:
-    text = of_queues({"q": look(1.0, {"batch_size 4": 2.0, "batch_size sum": 7.0})}, worker_timeout_s=5)
+    text = of_queues({"q": look(1.0, {"batch_size 4": 2.0, "batch_size sum": 7.0})}, worker_timeouts_s={"q": 5})
     found = samples(text)
 
     assert found["microbatch_redis_up[('queue', 'q')]"] == 1
@@ -81,14 +81,14 @@ def test_a_queue_shows_how_it_stands_and_what_nothing_was_counted_of_yet() -> No
 
 def test_fields_of_another_version_are_left_out() -> None:
     totals = {"batch_size 4 more": 1.0, "unknown 1": 1.0, "padding_images x": 1.0, "requests 200": 1.0, "": 1.0}
-    found = samples(of_queues({"q": look(1.0, totals)}, worker_timeout_s=5))
+    found = samples(of_queues({"q": look(1.0, totals)}, worker_timeouts_s={"q": 5}))
 
     assert found["microbatch_padding_images_total[('queue', 'q')]"] == 0
     assert not [name for name in found if "unknown" in name or "requests_total" in name]
 
 
 def test_a_queue_whose_redis_is_away_shows_only_that() -> None:
-    found = samples(of_queues({"q": None}, worker_timeout_s=5))
+    found = samples(of_queues({"q": None}, worker_timeouts_s={"q": 5}))
 
     assert found == {"microbatch_redis_up[('queue', 'q')]": 0}
 

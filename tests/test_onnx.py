@@ -19,7 +19,7 @@ from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings
-from decoding import Decoder
+from decoding import Decoder, Threads
 from errors import StartError
 from inference import Inference
 from inputs import ModelInput
@@ -335,7 +335,8 @@ async def test_an_image_that_the_graph_fails_on_fails_alone(opened: Open, path: 
         outputs=[tensor("found", FLOAT, ["n", 1])],
         constants={"table": np.arange(8, dtype=np.float32)},
     )
-    decoder = Decoder(formats=FORMATS, max_pixels=MAX_PIXELS, threads=1)
+    threads = Threads(1)
+    decoder = Decoder(threads, formats=FORMATS, max_pixels=MAX_PIXELS)
     inference = Inference(
         opened(path),
         decoder,
@@ -355,7 +356,7 @@ async def test_an_image_that_the_graph_fails_on_fails_alone(opened: Open, path: 
         for uuid, number in jobs.items()
     ]
     settled = [one async for some in inference.run(claim, "idle") for one in some]
-    decoder.close()
+    threads.close()
 
     # then
     kinds = {jobs[one.uuid]: one.kind for one in settled}

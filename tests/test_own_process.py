@@ -19,7 +19,7 @@ from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from config import Settings
-from decoding import Decoder
+from decoding import Decoder, Threads
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, StartError
 from inference import Inference
 from inputs import ModelInput
@@ -132,7 +132,8 @@ async def test_an_image_that_ends_the_process_fails_alone(opened: Write) -> None
     given = jobs(8)
     deadly = given[5]
     given[5] = type(deadly)(deadly.uuid, "run", 30.0, 0.5, "api", "", deadly.payload[:-1] + bytes([99]))
-    decoder = Decoder(formats=("png",), max_pixels=100, threads=1)
+    threads = Threads(1)
+    decoder = Decoder(threads, formats=("png",), max_pixels=100)
     inference = Inference(
         model,
         decoder,
@@ -147,7 +148,7 @@ async def test_an_image_that_ends_the_process_fails_alone(opened: Write) -> None
 
     settled = {one.uuid: one.kind async for some in inference.run(given, "idle") for one in some}
     await model.close()
-    decoder.close()
+    threads.close()
 
     assert [settled[job.uuid] for job in given] == ["ok"] * 5 + ["error"] + ["ok"] * 2
 

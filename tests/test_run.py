@@ -95,6 +95,15 @@ def test_sigterm_ends_everything_with_exit_0(run: Callable[..., Runner]) -> None
     assert runner.says(rf"curl --data-binary @\S+ -H 'Content-Type: image/png' http://127.0.0.1:{runner.port}/predict")
 
 
+def test_several_models_have_batchers_of_their_own_and_their_paths_are_said(run: Callable[..., Runner]) -> None:
+    runner = run("--batchers", "2", MICROBATCH_MODELS="digits,sums", MICROBATCH_SUMS__MODEL="simulated")
+    until(lambda: runner.says("^ready:"))
+
+    assert [len(find(runner.mark, rf"batcher\.py {model}\b")) for model in ("digits", "sums")] == [2, 2]
+    assert all(runner.says(rf"^model: +http\S+:{runner.port}/predict/{model}$") for model in ("digits", "sums"))
+    until(lambda: runner.says(r"^batcher-sums-2 +\| "))
+
+
 def test_a_runner_killed_leaves_nothing_running(run: Callable[..., Runner]) -> None:
     runner = run()
     until(lambda: runner.says("^ready:"))

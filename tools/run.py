@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from config import load_settings
 from errors import StartError
+from model_set import load_models
 from tools.processes import say
 from tools.service import FIRST_CHOICE, LAST_PORT, LocalService, check_port
 
@@ -30,9 +30,9 @@ def main() -> int:
     options = _options()
     signals = _catch_signals()
     try:
-        settings = load_settings()
+        models = load_models()
         check_port(options.host, options.port)
-        service = LocalService(settings, batchers=options.batchers, host=options.host, port=options.port)
+        service = LocalService(models, batchers=options.batchers, host=options.host, port=options.port)
         return _run(service, signals)
     except StartError as exc:
         say(str(exc))
@@ -41,7 +41,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the service on this machine.")
-    parser.add_argument("--batchers", type=_whole_number(0, 64), default=1, help="how many; 0: they run elsewhere")
+    parser.add_argument("--batchers", type=_whole_number(0, 64), default=1, help="a model; 0: they run elsewhere")
     parser.add_argument("--host", default="127.0.0.1", help="the address that the api listens on")
     parser.add_argument("--port", type=_whole_number(1, LAST_PORT), default=FIRST_CHOICE, help="and its port")
     return parser.parse_args()
@@ -85,7 +85,7 @@ def _watch(service: LocalService, signals: SimpleQueue[int]) -> None:
             continue
         state = service.health()
         if state.ready:
-            _announce(service.url)
+            _announce(service)
             announced = True
         elif time.monotonic() - started > PATIENCE_S and state.missing != said:
             say(f"not ready yet: {state.missing}")
@@ -118,12 +118,14 @@ def _came(signals: SimpleQueue[int], timeout_s: float) -> bool:
     return True
 
 
-def _announce(url: str) -> None:
+def _announce(service: LocalService) -> None:
+    url, models = service.url, service.models if len(service.models) > 1 else ()
     with suppress(OSError):
         print(
             f"ready:   {url}",
             f"docs:    {url}/docs",
             f"try:     curl --data-binary @{SAMPLE} -H 'Content-Type: image/png' {url}/predict",
+            *(f"model:   {url}/predict/{model}" for model in models),
             sep="\n",
             flush=True,
         )

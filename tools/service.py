@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -35,15 +35,19 @@ class Health:
 
 
 class LocalService:
-    """Redis, batchers and api as child processes of this one."""
+    """Redis, batchers and api as child processes of this one.
 
-    def __init__(self, settings: Settings, *, batchers: int, host: str, port: int) -> None:
-        self._settings = settings
+    models: by name, the default one first. batchers: so many for each of them.
+    """
+
+    def __init__(self, models: Mapping[str, Settings], *, batchers: int, host: str, port: int) -> None:
+        self.models = models
+        self._settings = next(iter(models.values()))
         self._batchers = batchers
         self._host = WILDCARDS.get(host, host)
         self._bind = host
         self._port = port
-        self._grace_s = settings.shutdown_grace_s + EXTRA_GRACE_S
+        self._grace_s = self._settings.shutdown_grace_s + EXTRA_GRACE_S
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self._stages: list[list[KeptProcess]] = []  # in the order of stopping
         self._on_stop = ExitStack()
@@ -62,8 +66,7 @@ class LocalService:
             say("using the Redis at REDIS_URL")
         else:
             self._start_redis()
-        batcher = [sys.executable, "batcher.py"]
-        self._start_stage([self._process(f"batcher-{i + 1}", batcher) for i in range(self._batchers)])
+        self._start_stage([self._batcher(name, i + 1) for name in self.models for i in range(self._batchers)])
         self._start_stage([self._process("api", self._api_command())])
 
     def stop(self, hurried: Callable[[], bool] = lambda: False) -> bool:
@@ -107,8 +110,14 @@ class LocalService:
         self._start_stage([redis])
         wait_until_up(directory)
         self._env["REDIS_URL"] = url = f"unix://{socket_path(directory)}"
+        model = " <model>" if self._settings.models else ""
         verb, what = ("watch it", "-m tools.top") if self._batchers else ("start batchers", "batcher.py")
-        say(f"{verb} with REDIS_URL={url} python {what}")
+        say(f"{verb} with REDIS_URL={url} python {what}{model}")
+
+    def _batcher(self, model: str, number: int) -> KeptProcess:
+        if not self._settings.models:
+            return self._process(f"batcher-{number}", [sys.executable, "batcher.py"])
+        return self._process(f"batcher-{model}-{number}", [sys.executable, "batcher.py", model])
 
     def _api_command(self) -> list[str]:
         grace_s = max(1, math.ceil(self._settings.shutdown_grace_s))

@@ -1,6 +1,6 @@
-"""The queue and its batchers live in a terminal: `python -m tools.top [--interval 0.5] [--once]`.
+"""The queue and its batchers live in a terminal: `python -m tools.top [model] [--interval 0.5] [--once]`.
 
-It shows the queue MICROBATCH_QUEUE_NAME at REDIS_URL, of the last second. It ends on q or Ctrl-C.
+It shows the last second of a model's queue at REDIS_URL, of several models the default one's. It ends on q or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from itertools import islice
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from config import Settings, load_settings
+from config import Settings
 from errors import RedisUnreachable, StartError, UnfitRedis
 from jobs import JobQueue
+from model_set import choose, load_models
 from overview import Overview, Watch
 from tools.board import away, board
 
@@ -129,6 +130,7 @@ def _asked(enough: asyncio.Event) -> Iterator[None]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Show the queue and its batchers live; q ends it.")
+    parser.add_argument("model", nargs="?", help="one of MICROBATCH_MODELS; without it the first of them")
     parser.add_argument("--interval", type=seconds, default=0.5, metavar="S", help="seconds between two looks")
     parser.add_argument("--once", action="store_true", help="print how it stands and exit: 1 where Redis is away")
     return parser.parse_args()
@@ -147,7 +149,7 @@ def main() -> int:
     options = _options()
     console = Console(highlight=False)
     try:
-        top = Top(load_settings(), interval_s=options.interval)
+        top = Top(choose(load_models(), options.model), interval_s=options.interval)
         return asyncio.run((show_once if options.once or not console.is_terminal else show)(top, console))
     except StartError as exc:
         print(exc, file=sys.stderr)
