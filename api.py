@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,23 +16,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from access import REQUEST_ID, begin, tell
 from answers import problem
 from asgi import Answer, Incoming
 from config import Settings, load_settings
-from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
+from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, X_REQUEST_ID, add_docs
 from errors import RedisUnreachable, ServiceError, StartError
 from fronts import own
 from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
+from logs import set_up_logging
 from memory import calm_collector
 from service import Service
-from telemetry import set_up_logging
+from tracing import load_tracing
 
 UVICORN_KEEP_ALIVE_S = 5
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than load balancers do (60 s is usual), so that they close first."""
+
+INCOMING = "microbatch.incoming"
+"""Where the scope of a request to a route holds what is known of it."""
 
 log = logging.getLogger("api")
 
@@ -53,6 +57,9 @@ class Api(FastAPI):
         elif scope["type"] == "http" and (front := front_of(path := path_of(scope))):
             answer = await front.answer(self.state.service, Incoming(scope, receive), scope["method"], path)
             await answer(scope, receive, send)
+        elif scope["type"] == "http":
+            scope[INCOMING] = incoming = Incoming(scope, receive)
+            await super().__call__(scope, receive, _with_id(incoming, send))
         else:
             await super().__call__(scope, receive, send)
 
@@ -60,14 +67,14 @@ class Api(FastAPI):
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application; nothing is connected before it starts.
 
-    Raises StartError where the settings are wrong.
+    Raises StartError where the settings are wrong, or something that they ask for is not installed.
     """
     settings = settings or load_settings()
+    open_tracing = load_tracing(settings.traces)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        set_up_logging(settings.log_level)
-        app.state.service = service = Service(settings)
+        app.state.service = service = Service(settings, open_tracing)
         _set_up_server(settings.shutdown_grace_s)
         calm_collector()
         running = asyncio.create_task(service.run())
@@ -120,18 +127,30 @@ def _add_predictions(app: FastAPI) -> None:
         tags=["predictions"],
         summary="Predict one or several images",
         responses=PREDICTIONS,
-        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY]},
+        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY, X_REQUEST_ID]},
     )
     async def predict(request: Request) -> Response:
         return await _predict(request.app.state.service, Incoming(request.scope, request.receive))
 
 
 async def _predict(service: Service, incoming: Incoming) -> Answer:
-    started_s = time.monotonic()
+    if service.tracing is not None:
+        begin(service.tracing, incoming, "/predict")
     answer = await answered(own.predict(service, incoming), problem)
     answer.add(b"vary", "Prefer")
-    service.metrics.answered(answer.status_code, time.monotonic() - started_s)
+    service.metrics.answered(answer.status_code, tell(incoming, answer))
     return answer
+
+
+def _with_id(incoming: Incoming, send: Send) -> Send:
+    """Return a `send` that gives the answers of routes their request's id, where they have none yet."""
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] == "http.response.start" and REQUEST_ID not in dict(message["headers"]):
+            message["headers"].append((REQUEST_ID, incoming.id.encode()))
+        await send(message)
+
+    return send_with_id
 
 
 def _add_results(app: FastAPI) -> None:
@@ -187,12 +206,17 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(Exception)
-    async def handle(_request: Request, exc: Exception) -> Response:
-        return problem(service_error(exc), exc.headers if isinstance(exc, HTTPException) else None)  # 405: Allow
+    async def handle(request: Request, exc: Exception) -> Response:
+        headers = exc.headers if isinstance(exc, HTTPException) else None  # 405: Allow
+        answer = problem(service_error(exc), headers)
+        tell(request.scope[INCOMING], answer)
+        return answer
 
 
 try:
-    app = create_app()
+    _settings = load_settings()
+    set_up_logging(_settings.log_level, _settings.log_format)  # here, or uvicorn's first lines went another way
+    app = create_app(_settings)
 except StartError as error:
     print(f"api: {error}", file=sys.stderr)  # noqa: T201  # a start that fails is one line, not a traceback
     sys.exit(1)

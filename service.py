@@ -16,8 +16,9 @@ from budget import ByteBudget, Share
 from config import Settings
 from decoding import Decoder
 from errors import DeadlineExceeded, ServiceError
+from ids import job_uuids
 from inputs import ModelInput
-from intake import Intake, job_uuids
+from intake import Intake
 from jobs import JobQueue
 from outbox import Outbox
 from prefer import NO_PREFERENCES, Preferences
@@ -26,6 +27,7 @@ from readiness import Readiness, override_input
 from records import Job, Result
 from results import Results
 from telemetry import Metrics
+from tracing import OpenTracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,12 @@ class Outcomes:
 
 
 class Service:
-    """Everything one api process holds while it runs."""
+    """Everything one api process holds while it runs.
 
-    def __init__(self, settings: Settings) -> None:
+    open_tracing: see tracing.load_tracing; None: traces are off.
+    """
+
+    def __init__(self, settings: Settings, open_tracing: OpenTracing | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
@@ -51,6 +56,7 @@ class Service:
             ),
         )
         api_id = uuid4().hex[:12]
+        self.tracing = open_tracing("api", api_id, "") if open_tracing else None
         self.outbox = Outbox(
             self.queue,
             self.readiness,
@@ -76,10 +82,12 @@ class Service:
             tasks.create_task(self.results.run())
 
     async def close(self) -> None:
-        """Send what is still to be sent to Redis, and give back threads and connections."""
+        """Send what is still to be sent, and give back threads and connections."""
         self.intake.close()
         await self.outbox.close()
         await self.queue.close()
+        if self.tracing:
+            self.tracing.close()
 
     def receive(
         self, incoming: Incoming, share: Share, prefer: Preferences = NO_PREFERENCES
@@ -103,7 +111,6 @@ class Service:
         share: Share,
         *,
         takes: ModelInput,
-        uuid: str,
         read_s: float,
         prefer: Preferences = NO_PREFERENCES,
         again: bool = False,
@@ -112,12 +119,15 @@ class Service:
         """Make jobs of a request's images and wait for what becomes of them; None: the client is to come back for it.
 
         read_s: when its body was there; the time for its preparation counts from then.
-        again: it may have been asked for before, under this UUID.
+        again: it may have been asked for before, under its UUID.
         whole: an image that cannot be a job fails the request before any is admitted, as it does where nobody waits.
         Raises ServiceError, starlette's ClientDisconnect.
         """
-        prepared = await self._prepare(uploads, uuid, takes)
+        incoming.images = len(uploads)
+        prepared = await self._prepare(incoming, uploads, takes)
         decode_s = time.monotonic() - read_s
+        if incoming.trace is not None:
+            incoming.trace.prepared(decode_s)
         if whole or prefer.respond_async:  # whoever collects the result later would find no trace of it
             _require_all(prepared)
         jobs = [one for one in prepared if isinstance(one, Job)]
@@ -131,16 +141,17 @@ class Service:
         return Outcomes([by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared], decode_s)
 
     async def _prepare(
-        self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
+        self, incoming: Incoming, uploads: Sequence[Upload], takes: ModelInput
     ) -> list[Job | ServiceError]:
+        uuids = job_uuids(incoming.uuid, len(uploads))
         if not self.settings.simulated_decode_s and isinstance(uploads[0], np.ndarray):  # it takes no time
-            return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+            return await self.intake.prepare(uploads, uuids, takes, context=incoming.context)
         self._decoding += len(uploads)
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 if self.settings.simulated_decode_s:  # holds no thread, however many wait
                     await asyncio.sleep(self.settings.simulated_decode_s)
-                return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+                return await self.intake.prepare(uploads, uuids, takes, context=incoming.context)
         except TimeoutError as exc:
             raise DeadlineExceeded("the image was not decoded in time; try again later") from exc
         finally:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from access import begin, tell
 from asgi import Answer, Incoming
 from errors import ServiceError
 from fronts import open_inference, tf_serving
@@ -17,24 +17,30 @@ from service import Service
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The paths of another server: what serves them, and how it words a refusal."""
+    """The paths of another server: what serves them, and how it words a refusal.
+
+    route: of its predictions, as traces name it.
+    """
 
     prefix: str
+    route: str
     serve: Callable[[Service, Incoming, str, str], Awaitable[Answer]]
     refusal: Callable[[ServiceError], Answer]
 
     async def answer(self, service: Service, incoming: Incoming, method: str, path: str) -> Answer:
         """Answer one request; those that may ask for predictions are counted."""
-        started_s = time.monotonic()
+        if service.tracing is not None and method == "POST":
+            begin(service.tracing, incoming, self.route)
         answer = await answered(self.serve(service, incoming, method, path), self.refusal)
+        took_s = tell(incoming, answer)
         if method == "POST":
-            service.metrics.answered(answer.status_code, time.monotonic() - started_s)
+            service.metrics.answered(answer.status_code, took_s)
         return answer
 
 
 FRONTS = (
-    Front(tf_serving.PREFIX, tf_serving.serve, tf_serving.refusal),
-    Front(open_inference.PREFIX, open_inference.serve, open_inference.refusal),
+    Front(tf_serving.PREFIX, tf_serving.ROUTE, tf_serving.serve, tf_serving.refusal),
+    Front(open_inference.PREFIX, open_inference.ROUTE, open_inference.serve, open_inference.refusal),
 )
 
 

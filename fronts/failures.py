@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from fastapi.exceptions import RequestValidationError
@@ -15,8 +14,6 @@ from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Servic
 
 CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
-
-log = logging.getLogger("api")
 
 
 async def answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
@@ -32,7 +29,7 @@ async def answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], An
 
 
 def service_error(exc: Exception) -> ServiceError:
-    """Return any error as one of ours; a bug is logged."""
+    """Return any error as one of ours; that of a bug has it as its cause, for the log."""
     if isinstance(exc, ServiceError):
         return exc
     if isinstance(exc, HTTPException):
@@ -40,5 +37,6 @@ def service_error(exc: Exception) -> ServiceError:
         return known.get(exc.status_code, BadRequest)(str(exc.detail))
     if isinstance(exc, RequestValidationError | ClientDisconnect):
         return BadRequest("the request cannot be read")
-    log.error("internal error", exc_info=exc)
-    return InternalError("an error of this service; its log says more")
+    bug = InternalError("an error of this service; its log says more")
+    bug.__cause__ = exc
+    return bug

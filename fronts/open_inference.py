@@ -22,6 +22,7 @@ from models.tensors import HEADER_LENGTH
 from service import Service
 
 PREFIX = "/v2"
+ROUTE = "/v2/models/{name}/infer"
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
 
 _INFER = "/infer"
@@ -57,6 +58,7 @@ async def serve(service: Service, incoming: Incoming, method: str, path: str) ->
 def refusal(error: ServiceError) -> Answer:
     """Return an error as Triton words it."""
     answer = Answer(_STATUS.get(error.http_status, error.http_status), orjson.dumps({"error": error.message}), JSON)
+    answer.error = error
     add_retry_after(answer, error)
     return answer
 

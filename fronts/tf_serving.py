@@ -18,6 +18,7 @@ from inputs import ModelInput
 from service import Service
 
 PREFIX = "/v1"
+ROUTE = "/v1/models/{name}:predict"
 LABELS = ("stable",)
 """What the one version is called."""
 SIGNATURE = "serving_default"
@@ -59,6 +60,7 @@ async def serve(service: Service, incoming: Incoming, method: str, path: str) ->
 def refusal(error: ServiceError) -> Answer:
     """Return an error as TensorFlow Serving words it."""
     answer = Answer(_STATUS.get(error.http_status, error.http_status), orjson.dumps({"error": error.message}), JSON)
+    answer.error = error
     add_retry_after(answer, error)
     return answer
 

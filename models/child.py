@@ -16,11 +16,11 @@ import numpy as np
 
 from config import load_settings
 from errors import ModelUnavailable, StartError
+from logs import set_up_logging
 from models.choice import Choice
 from models.frames import HEAD, Frame, of_predictions, read_batch
 from models.own_code import OwnCode, find
 from models.scaling import Scaling
-from telemetry import set_up_logging
 
 log = logging.getLogger("model")
 
@@ -30,7 +30,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     settings = load_settings()
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
         try:
             code = find(settings.model)
@@ -61,7 +61,7 @@ def _answer(code: OwnCode, scaling: Scaling, frame: Frame) -> Frame:
     except ModelUnavailable as exc:
         return Frame.of(unavailable=exc.message)
     except BaseException as exc:  # what would end more than this call, as a panic of a Rust library
-        log.warning("a call of %d bytes failed", len(frame.body), exc_info=exc)
+        log.warning("a call failed", extra={"bytes": len(frame.body)}, exc_info=exc)
         return Frame.of(error=f"{type(exc).__name__}: {exc}")
 
 

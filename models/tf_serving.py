@@ -116,7 +116,7 @@ class TFServing:
         """Ask what the model takes; a server that does not say leaves it to the settings."""
         response = await self._ask("/metadata", allowed=_NO_METADATA)
         if response.status_code != _OK:
-            log.info("the model server does not say what the model %s takes: the settings do", self._model)
+            log.info("the model server does not say what it takes: the settings do", extra={"model": str(self._model)})
             self.takes = self._choice.over(None)
             return
         try:

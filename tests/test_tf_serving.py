@@ -17,6 +17,7 @@ import pytest
 from config import load_settings
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError
 from inputs import ModelInput
+from logs import JsonFormatter
 from model_client import open_model
 from models.scaling import Scaling
 from tests.model_server import last_call
@@ -273,9 +274,10 @@ async def test_the_log_holds_neither_a_long_answer_nor_values_of_the_request(
         with pytest.raises(ModelFailed):
             await labels.predict(np.full((1, 4, 4), 7.125, np.float32))
 
-    records = [record.getMessage() for record in caplog.records if record.name == "models.server"]
+    lines = JsonFormatter({}).format
+    records = [lines(record) for record in caplog.records if record.name == "models.server"]
     assert len(records) == 2
-    assert all(len(record) < 400 and "\n" not in record and "7.125" not in record for record in records)
+    assert all(len(record) < 600 and "\n" not in record and "7.125" not in record for record in records)
 
 
 async def test_a_server_without_memory_for_a_batch_says_so_and_takes_a_smaller_one(url: str) -> None:
