@@ -6,12 +6,36 @@ import logging
 import time
 
 from asgi import Answer, Incoming
-from errors import InternalError
+from errors import InternalError, QueueFull, Unavailable
 from tracing import Tracing
 
 REQUEST_ID = b"x-request-id"
 
+FLOODS = (QueueFull.code, Unavailable.code)
+"""Codes of refusals that may come by the thousand a second."""
+
 log = logging.getLogger("api")
+
+
+class Refusals:
+    """Of those that come in floods, lets one a second through: the log must not cost what refusing saves."""
+
+    def __init__(self) -> None:
+        self._next_s = dict.fromkeys(FLOODS, 0.0)
+        self._left_out = dict.fromkeys(FLOODS, 0)
+
+    def left_out(self, code: str, now_s: float) -> int | None:
+        """Return how many of this kind were left out before this one; None: so is this one."""
+        if code not in self._next_s:
+            return 0
+        if now_s < self._next_s[code]:
+            self._left_out[code] += 1
+            return None
+        self._next_s[code], count, self._left_out[code] = now_s + 1, self._left_out[code], 0
+        return count
+
+
+_refusals = Refusals()
 
 
 def begin(tracing: Tracing, incoming: Incoming, route: str) -> None:
@@ -35,42 +59,47 @@ def tell(incoming: Incoming, answer: Answer) -> float:
     """
     took_s = time.monotonic() - incoming.started_s
     answer.add(REQUEST_ID, incoming.id)
-    status = answer.status_code
-    if status >= 400 or log.isEnabledFor(logging.DEBUG):
+    if answer.status_code >= 400 or log.isEnabledFor(logging.DEBUG):
         _log(incoming, answer, took_s)
     if incoming.trace is not None:
         code = answer.error.code if answer.error else ""
-        incoming.trace.end(status, code=code, images=incoming.images, body_bytes=incoming.body_bytes)
+        incoming.trace.end(answer.status_code, code=code, images=incoming.images, body_bytes=incoming.body_bytes)
     return took_s
 
 
 def _log(incoming: Incoming, answer: Answer, took_s: float) -> None:
-    status, error = answer.status_code, answer.error
+    error = answer.error
+    level = _level(incoming, answer)
+    left_out = _refusals.left_out(error.code, incoming.started_s + took_s) if error and level > logging.DEBUG else 0
+    if left_out is None:
+        return
+    fields = _fields(incoming, answer, took_s) | ({"left_out": left_out} if left_out else {})
+    if error is None:
+        log.log(level, "the client has gone" if level > logging.DEBUG else "request answered", extra=fields)
+        return
+    fields |= {"code": error.code, "detail": error.message}
+    bug = error.__cause__ if isinstance(error, InternalError) else None
+    log.log(logging.ERROR if bug else level, "request failed", extra=fields, exc_info=bug)
+
+
+def _level(incoming: Incoming, answer: Answer) -> int:
+    """Return how much it matters; a probe asks again and again, and what it finds is told where it changes."""
+    if answer.status_code < 400 or "/health/" in incoming.scope["path"]:
+        return logging.DEBUG
+    return logging.WARNING if answer.status_code >= 500 else logging.INFO
+
+
+def _fields(incoming: Incoming, answer: Answer, took_s: float) -> dict[str, object]:
     fields: dict[str, object] = {
         "request_id": incoming.id,
         "uuid": incoming.uuid,
         "method": incoming.scope["method"],
         "path": incoming.scope["path"][:200],
-        "status": status,
+        "status": answer.status_code,
         "seconds": round(took_s, 6),
         "images": incoming.images,
         "bytes": incoming.body_bytes,
     }
     if incoming.context:
         fields["trace_id"] = incoming.context[3:35]
-    if error is None:
-        if status < 400:
-            log.debug("request answered", extra=fields)
-        else:
-            log.info("the client has gone", extra=fields)
-        return
-    bug = error.__cause__ if isinstance(error, InternalError) else None
-    event = {**fields, "code": error.code, "detail": error.message}
-    log.log(logging.ERROR if bug else _level(incoming, status), "request failed", extra=event, exc_info=bug)
-
-
-def _level(incoming: Incoming, status: int) -> int:
-    """Return how much a failure matters; a probe asks again and again, and what it finds is told where it changes."""
-    if "/health/" in incoming.scope["path"]:
-        return logging.DEBUG
-    return logging.WARNING if status >= 500 else logging.INFO
+    return fields

@@ -18,8 +18,6 @@ LogFormat = Literal["auto", "human", "json"]
 
 MOST_IDS = 32
 """How many UUIDs one line names."""
-OVERLOAD = frozenset({"queue_full", "unavailable"})
-"""Codes of refusals that come in floods: of each, one line a second."""
 NOISY = ("httpx", "urllib3", "PIL", "python_multipart")
 """Loggers of libraries that tell of every call they make, or of what is in an image."""
 
@@ -35,7 +33,6 @@ def set_up_logging(level: str, form: LogFormat, **of_process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter(of_process))
     handler.setLevel(level.upper())  # uvicorn's loggers have levels of their own
-    handler.addFilter(Sparing())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_the_end
@@ -83,28 +80,6 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps(line, default=str).decode()
         except TypeError:  # text that is no Unicode, a number of more than 64 bits
             return json.dumps(line, default=str)
-
-
-class Sparing(logging.Filter):
-    """Lets one refusal of a kind through a second: under overload the log must not cost what refusing saves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next_s = dict.fromkeys(OVERLOAD, 0.0)
-        self._left_out = dict.fromkeys(OVERLOAD, 0)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a line is written; it says how many alike were not."""
-        code = getattr(record, "code", None)
-        if code not in OVERLOAD:
-            return True
-        if record.created < self._next_s[code]:
-            self._left_out[code] += 1
-            return False
-        if self._left_out[code]:
-            record.left_out = self._left_out[code]
-        self._next_s[code], self._left_out[code] = record.created + 1, 0
-        return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -123,12 +123,16 @@ class RequestSpan:
 
     def prepared(self, took_s: float) -> None:
         """Add the preparation of its images, which has just ended."""
+        if not self.context:
+            return
         now_ns = time.time_ns()
         parent = trace.set_span_in_context(self._span, Context())
         self._tracer.start_span("prepare", parent, start_time=now_ns - _ns(took_s)).end(now_ns)
 
     def end(self, status: int, *, code: str, images: int, body_bytes: int) -> None:
         """End it with the answer; what is the client's fault is no error of this service."""
+        if not self.context:
+            return
         sizes = {"http.request.body.size": body_bytes, "microbatch.images": images}
         self._span.set_attributes({"http.response.status_code": status, **sizes})
         if code:
