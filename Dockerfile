@@ -25,7 +25,7 @@ COPY fronts fronts/
 COPY lua lua/
 COPY models models/
 COPY page page/
-COPY tools/__init__.py tools/alive.py tools/dead.py tools/
+COPY tools/__init__.py tools/board.py tools/dead.py tools/top.py tools/
 USER 10001:10001
 EXPOSE 8000
 # Exec form: SIGTERM must reach uvicorn itself, not a shell that does not pass it on.

@@ -29,7 +29,7 @@ run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientne
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-test-peers: $(VENV)/.dev ## run the tests against model servers that others wrote, each in an environment of its own
+test-peers: $(VENV)/.dev ## run the tests against what others wrote: model servers, and Prometheus where it is installed
 	@exec $(BIN)/python -m pytest -m peer -ra tests/peers $(ARGS)
 
 check: $(VENV)/.dev ## look for what ruff and mypy object to

@@ -23,7 +23,8 @@ from answers import problem
 from asgi import Answer, Incoming
 from config import Settings, load_settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, X_REQUEST_ID, add_docs
-from errors import RedisUnreachable, ServiceError, StartError
+from errors import ServiceError, StartError
+from exposition import CONTENT_TYPE, of_queues
 from fronts import own
 from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
@@ -136,9 +137,8 @@ def _add_predictions(app: FastAPI) -> None:
 async def _predict(service: Service, incoming: Incoming) -> Answer:
     if service.tracing is not None:
         begin(service.tracing, incoming, "/predict")
-    answer = await answered(own.predict(service, incoming), problem)
+    answer = await answered(incoming, own.predict(service, incoming), problem, service.metrics)
     answer.add(b"vary", "Prefer")
-    service.metrics.answered(answer.status_code, tell(incoming, answer))
     return answer
 
 
@@ -190,12 +190,9 @@ def _add_health(app: FastAPI) -> None:
     @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         service: Service = request.app.state.service
-        service.metrics.workers.set(len(service.readiness.workers))
-        try:
-            service.metrics.queue_depth.set(await service.queue.depth())
-        except RedisUnreachable:
-            service.metrics.queue_depth.set(float("nan"))
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+        looks = {service.settings.queue_name: await service.look()}
+        text = of_queues(looks, worker_timeout_s=service.settings.worker_timeout_s)
+        return Response(text, media_type=CONTENT_TYPE)
 
 
 def _add_handlers(app: FastAPI) -> None:

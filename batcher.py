@@ -13,7 +13,10 @@ import signal
 import socket
 import sys
 import time
-from typing import NoReturn
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 
 import uvloop
@@ -30,9 +33,14 @@ from inference import Inference
 from jobs import JobQueue
 from logs import ids, set_up_logging
 from memory import calm_collector
+from metrics import JOBS, Metrics
 from model_client import ModelClient, open_model
+from publishing import Publisher
 from records import Claim, Worker, WorkerState
 from tracing import OpenTracing, load_tracing
+
+if TYPE_CHECKING:
+    from scrape import Scrape
 
 CLAIMING_TAKES_S = 0.002
 """How long making the next claim takes, until it is known."""
@@ -67,8 +75,10 @@ class Batcher:
         model_timeout_s: float,
         result_ttl_s: float,
         longest_estimate_s: float,
+        metrics: Metrics,
         call_log: CallLog | None = None,
     ) -> None:
+        self._metrics = metrics
         self._queue = queue
         self._model = model
         self._model_name = model_name
@@ -76,7 +86,7 @@ class Batcher:
         self._max_batch_size = min([max_batch_size, *allowed_batch_sizes[-1:]])
         self._max_wait_s = max_wait_s
         self._model_timeout_s = model_timeout_s
-        self._id = worker_id
+        self.id = worker_id
         self._estimate = BatchEstimate(cap_s=longest_estimate_s)
         self._breaker = CircuitBreaker()
         self._inference = Inference(
@@ -88,6 +98,7 @@ class Batcher:
             breaker=self._breaker,
             worker_id=worker_id,
             on_hang=lambda: _exit_now(HUNG),
+            metrics=metrics,
             call_log=call_log,
         )
         self._holding = Holding(
@@ -167,7 +178,9 @@ class Batcher:
 
     async def _serve(self, claim: Claim) -> None:
         try:
-            async for settlements in self._inference.run(claim.jobs):
+            async for settlements in self._inference.run(claim.jobs, self._reason(claim)):
+                for one in settlements:
+                    self._metrics.count(JOBS, one.outcome)
                 await self._holding.settle(claim.id, settlements)
         except UnfitRedis:
             raise
@@ -175,6 +188,14 @@ class Batcher:
             told = {"claim_id": claim.id, "size": len(claim.jobs), "jobs": ids(job.uuid for job in claim.jobs)}
             log.exception("a claim failed", extra=told)
             await self._holding.fail(claim.id, InternalError("an error of this service; its log says more"))
+
+    def _reason(self, claim: Claim) -> str:
+        """Return why a claim is as small or large as it is."""
+        if claim.suspect:
+            return "suspect"
+        if len(claim.jobs) >= self._max_batch_size:
+            return "full"
+        return "wait_over" if self._max_wait_s > 0 else "idle"
 
     async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
         """Wait until the next claim is to be made; False where this one is to be over first.
@@ -203,7 +224,8 @@ class Batcher:
         elif self._breaker.is_open:
             state = "breaker_open"
         takes = self._model.takes if self._is_warm else None
-        return Worker(self._id, state, 0.0, takes, self._estimate.value_s(now_s=time.monotonic()), self._model_name)
+        batch_s = self._estimate.value_s(now_s=time.monotonic())
+        return Worker(self.id, state, 0.0, takes, batch_s, self._model_name, self._inference.work)
 
     async def _get_ready(self, stopping: asyncio.Event) -> bool:
         """Wait for Redis, then for the model; False where told to stop meanwhile."""
@@ -225,7 +247,7 @@ class Batcher:
             self._is_warm = True
             await self._holding.beat_if_possible()  # at once: the api waits for it
             calm_collector()
-            log.info("ready", extra={"model": self._model_name, "takes": str(self._model.takes), "worker": self._id})
+            log.info("ready", extra={"model": self._model_name, "takes": str(self._model.takes), "worker": self.id})
             return True
         return False
 
@@ -254,22 +276,21 @@ async def serve(settings: Settings, model: ModelClient, worker_id: str, open_tra
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
+    metrics = Metrics(on=settings.metrics)
+    queue = JobQueue(
+        settings.redis_url,
+        name=settings.queue_name,
+        timeout_s=settings.redis_timeout_s,
+        on_reply=metrics.redis_replied if metrics.on else None,
+    )
     decoder = Decoder(formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads)
     tracing = open_tracing("batcher", worker_id, settings.model) if open_tracing else None
-    batcher = _assemble(settings, queue, model, decoder, worker_id=worker_id, call_log=CallLog(tracing))
+    batcher = _assemble(
+        settings, queue, model, decoder, metrics=metrics, worker_id=worker_id, call_log=CallLog(tracing)
+    )
     log.info("started", extra={"model": settings.model, "queue": settings.queue_name})
-    running = asyncio.create_task(batcher.run(stopping))
-    told = asyncio.create_task(stopping.wait())
-    await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
-    if not running.done():
-        log.info("stopping: what is held is finished first", extra={"grace_s": settings.shutdown_grace_s})
-        await asyncio.wait({running}, timeout=settings.shutdown_grace_s)
-    if not running.done():
-        await batcher.leave()
-        _exit_now(0)
-    told.cancel()
-    await running
+    async with _watched(settings, queue, metrics, batcher):
+        await _until_stopped(batcher, stopping, settings.shutdown_grace_s)
     await model.close()
     decoder.close()
     await queue.close()
@@ -278,8 +299,47 @@ async def serve(settings: Settings, model: ModelClient, worker_id: str, open_tra
     log.info("stopped")
 
 
+async def _until_stopped(batcher: Batcher, stopping: asyncio.Event, grace_s: float) -> None:
+    running = asyncio.create_task(batcher.run(stopping))
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        log.info("stopping: what is held is finished first", extra={"grace_s": grace_s})
+        await asyncio.wait({running}, timeout=grace_s)
+    if not running.done():
+        await batcher.leave()
+        _exit_now(0)
+    told.cancel()
+    await running
+
+
+@asynccontextmanager
+async def _watched(settings: Settings, queue: JobQueue, metrics: Metrics, batcher: Batcher) -> AsyncIterator[None]:
+    """Have it seen from outside what the batcher does, meanwhile.
+
+    Raises StartError where its own port cannot be had.
+    """
+    publisher = Publisher(queue, metrics, process_id=batcher.id, row=str)
+    async with AsyncExitStack() as stack:
+        if settings.batcher_metrics_port:
+            scrape: type[Scrape] = import_module("scrape").Scrape  # its web server is loaded only where it is wanted
+            address = settings.batcher_metrics_host, settings.batcher_metrics_port
+            await stack.enter_async_context(scrape(address, metrics, worker_id=batcher.id))
+        if metrics.on:
+            stack.push_async_callback(publisher.close)
+            stack.callback(asyncio.create_task(publisher.run()).cancel)
+        yield
+
+
 def _assemble(
-    settings: Settings, queue: JobQueue, model: ModelClient, decoder: Decoder, *, worker_id: str, call_log: CallLog
+    settings: Settings,
+    queue: JobQueue,
+    model: ModelClient,
+    decoder: Decoder,
+    *,
+    metrics: Metrics,
+    worker_id: str,
+    call_log: CallLog,
 ) -> Batcher:
     return Batcher(
         queue,
@@ -295,6 +355,7 @@ def _assemble(
         model_timeout_s=settings.model_timeout_s,
         result_ttl_s=settings.result_ttl_s,
         longest_estimate_s=settings.request_timeout_s / 2,
+        metrics=metrics,
         call_log=call_log,
     )
 

@@ -145,6 +145,11 @@ class Settings(BaseSettings):
     simulated_decode_s: SecondsOrZero = Field(0.0, description="Added to the decoding of a request; for measuring.")
 
     # The process
+    metrics: bool = Field(default=True, description="Count and measure: for `/metrics`, the page and `tools.top`.")
+    batcher_metrics_port: int = Field(
+        0, ge=0, le=65_535, description="Port of a batcher's own `/metrics` and `/health/live`; 0: none."
+    )
+    batcher_metrics_host: str = Field("127.0.0.1", min_length=1, description="The address that it listens on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     log_format: LogFormat = Field("auto", description="`human`, `json`, or `auto`: human on a terminal, else JSON.")
     traces: Literal["off", "otlp"] = Field(

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 from uuid import uuid4
 
@@ -24,8 +24,9 @@ from calls import CallLog
 from decoding import Decoder
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, tells_of_no_memory
 from logs import ids
+from metrics import BATCHES, PADDING, Metrics
 from model_client import ModelClient
-from records import ClaimedJob, Settlement, Timing
+from records import ClaimedJob, Settlement, Timing, Work
 from tracing import Call
 from verdicts import failed, given_back, in_time, settled, sort_out
 
@@ -54,6 +55,7 @@ class _Trial:
 
     claimed_s: float
     decode_s: float
+    reason: str
     guilty: int = 0
     works: bool = False
     error: ServiceError | None = None
@@ -82,8 +84,10 @@ class Inference:
         breaker: CircuitBreaker,
         worker_id: str,
         on_hang: Callable[[], NoReturn],
+        metrics: Metrics,
         call_log: CallLog | None = None,
     ) -> None:
+        self._metrics = metrics
         self._model = model
         self._decoder = decoder
         self._model_timeout_s = model_timeout_s
@@ -95,6 +99,8 @@ class Inference:
         self._call_log = call_log or CallLog()
         self._turn = asyncio.Lock()
         self._claims = 0
+        self._work = Work()
+        self._call_began_s = 0.0
         self.expected_end_s = 0.0
         """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
         self._late_s = math.inf
@@ -104,9 +110,16 @@ class Inference:
         """Not set while images are decoded."""
         self.decoded.set()
 
-    async def run(self, jobs: Sequence[ClaimedJob]) -> AsyncIterator[list[Settlement]]:
+    @property
+    def work(self) -> Work:
+        """What it has done so far."""
+        running_s = time.monotonic() - self._call_began_s if self._call_began_s else 0.0
+        return replace(self._work, busy_s=round(self._work.busy_s + running_s, 6))
+
+    async def run(self, jobs: Sequence[ClaimedJob], reason: str) -> AsyncIterator[list[Settlement]]:
         """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call.
 
+        reason: why they are so few or many; for the metrics.
         Where the call of another claim stalls they go back: another worker may be idle.
         """
         claimed_s = time.monotonic()
@@ -127,7 +140,8 @@ class Inference:
                 yield [one for batch in batches for one in given_back(batch)]
                 return
             for batch in batches:
-                async for settlements in self._run_batch(batch, _Trial(claimed_s, decode_s)):
+                why = reason if len(batches) == 1 else "shape"
+                async for settlements in self._run_batch(batch, _Trial(claimed_s, decode_s, why)):
                     yield settlements
         finally:
             self._claims -= 1
@@ -189,7 +203,7 @@ class Inference:
             predictions = [trial.hopeless] * len(batch.jobs)
         elif self._breaker.pause_s(now_s=call.started_s) == 0:
             try:
-                predictions = await self._call_model(batch)
+                predictions = await self._call_model(batch, trial.reason)
             except ModelUnavailable as exc:
                 self._call_log.unanswered(call.over(error=exc))
                 if not self._breaker.failed(now_s=time.monotonic()):
@@ -200,6 +214,7 @@ class Inference:
                 parts = self._parts_after(exc, batch, trial)
                 if parts:
                     todo += reversed(parts)
+                    trial.reason = "split"
                     return None
                 trial.guilty += 1
                 predictions = [trial.error]
@@ -221,14 +236,14 @@ class Inference:
         trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
         return list(batch.halves()) if len(batch.jobs) > 1 else []
 
-    async def _call_model(self, batch: Batch) -> Sequence[object]:
+    async def _call_model(self, batch: Batch, reason: str) -> Sequence[object]:
         """Call the model within its time.
 
         Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
         """
         images = self._sizes.pad(batch.images)
         least_s = self._estimate.least_s(len(batch.jobs))
-        now_s = time.monotonic()
+        self._call_began_s = now_s = time.monotonic()
         self.expected_end_s = now_s + least_s if least_s else 0.0
         self._late_s = now_s + 2 * least_s + LATE_S if least_s else math.inf
         try:
@@ -244,6 +259,8 @@ class Inference:
                 )
                 self._on_hang()
             raise ModelUnavailable("the model did not answer in time; try again later") from exc
+        finally:
+            self._count(len(batch.jobs), len(images) - len(batch.jobs), reason)
         if isinstance(predictions, np.ndarray):
             predictions = np.ascontiguousarray(predictions)  # or orjson would refuse its rows
         elif not isinstance(predictions, list | tuple):
@@ -252,6 +269,17 @@ class Inference:
             raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(images)} images")
         return predictions if images is batch.images else predictions[: len(batch.jobs)]
 
+    def _count(self, size: int, padding: int, reason: str) -> None:
+        """Count the call that has just ended."""
+        call_s = time.monotonic() - self._call_began_s
+        self._call_began_s = 0.0
+        self._work = Work(self._work.batches + 1, self._work.images + size, self._work.busy_s + call_s)
+        self._metrics.model_s.see(call_s)
+        self._metrics.batch_size.see(size)
+        self._metrics.count(BATCHES, reason)
+        if padding:
+            self._metrics.count(PADDING, by=padding)
+
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:
             log.warning("jobs given back: there is no model", extra=_named(outcome.batch.jobs))
@@ -259,6 +287,9 @@ class Inference:
         model_s = outcome.ended_s - outcome.call.started_s
         waited_s = outcome.call.started_s - trial.claimed_s - trial.decode_s
         jobs = outcome.batch.jobs
+        self._metrics.batch_s.see(outcome.ended_s - trial.claimed_s)
+        for job in jobs:
+            self._metrics.queue_s.see(job.queued_s + waited_s)
         company = (trial.decode_s, model_s, len(jobs), outcome.call.batch_id, self._worker_id)
         return [
             settled(job, prediction, Timing(job.queued_s + waited_s, *company))

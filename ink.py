@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 WORK_SIDE = 160  # strokes of a character that fills a tenth of the side are still pixels wide
+_GROUND_SIDE = 80  # of the grid that the ground is fitted to
 _GLYPH_SIDE = 56  # of the bitmap in which strokes are brought to one width
 _STROKE = 9.0  # that width: what makes the mean brightness of drawings that of the handwriting set
 _LEAST_CONTRAST = 12.0  # grey levels; below it is paper, not ink
@@ -64,21 +65,26 @@ def _strength(values: Floats) -> Floats:
 def _ground(values: Floats) -> Floats:
     """Fit a smooth surface to the ground: a quadric, first through the border, then through all that is close to it.
 
-    Least squares with Cauchy weights, so that ink, far from the surface, counts for next to nothing.
+    Least squares with Cauchy weights, so that ink, far from the surface, counts for next to nothing. Some of the pixels
+    tell so smooth a surface as well as all do.
     """
     height, width = values.shape
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    border = np.maximum(np.abs(x), np.abs(y)) > 0.9
-    surface = np.full_like(values, np.median(values[border]))
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
+    step = -(-max(values.shape) // _GROUND_SIDE)
+    some = values[::step, ::step].ravel()
+    down, across = (side.ravel() for side in np.broadcast_arrays(y[::step], x[:, ::step]))
+    terms = np.stack([np.ones_like(some), across, down, across**2, across * down, down**2], axis=-1)
+    border = np.maximum(np.abs(across), np.abs(down)) > 0.9
+    surface = np.full_like(some, np.median(some[border]))
     for area in (border, border, border, True, True, True, True):
-        distance = np.abs(values - surface)
+        distance = np.abs(some - surface)
         spread = max(1.0, 1.4826 * float(np.median(distance[border])))
-        weights = area / (1 + (distance / (2 * spread)) ** 2)
-        weighted = (terms * weights[..., None]).reshape(-1, 6)
-        normal = weighted.T @ terms.reshape(-1, 6)
-        surface = terms @ np.linalg.lstsq(normal, weighted.T @ values.ravel(), rcond=None)[0]
-    return surface
+        weighted = terms * (area / (1 + (distance / (2 * spread)) ** 2))[:, None]
+        factors = np.linalg.lstsq(weighted.T @ terms, weighted.T @ some, rcond=None)[0]
+        surface = terms @ factors
+    level, by_x, by_y, by_xx, by_xy, by_yy = factors
+    ground: Floats = level + by_x * x + by_xx * x**2 + y * (by_y + by_xy * x) + by_yy * y**2
+    return ground
 
 
 def _strokes(strength: Floats) -> Bits:
@@ -109,10 +115,12 @@ def _parts(cells: Bits) -> NDArray[np.int64]:
     """Give each connected part (8 neighbours) a number: the largest in it spreads over it."""
     part = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
     for _ in range(cells.size):
-        spread = np.where(cells, sliding_window_view(np.pad(part, 1), (3, 3)).max(axis=(2, 3)), 0)
+        around = np.pad(part, 1)
+        rows = np.maximum(np.maximum(around[:-2], around[1:-1]), around[2:])
+        spread = np.where(cells, np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]), 0)
         if np.array_equal(spread, part):
             break
-        part = spread
+        part = np.append(0, spread)[spread]  # each takes the number that the cell of its number has: far in few steps
     return part
 
 

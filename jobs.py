@@ -19,6 +19,9 @@ key               type    content                                               
 :secret           STRING  what the UUIDs of Idempotency-Keys are made with                 constant
 :key:<hash>       STRING  fingerprint of the body that came with an Idempotency-Key        deadline + TTL
 :stats            HASH    counters; what the last api to submit said it still decodes       constant
+:totals           HASH    what all processes have counted since Redis was empty (metrics.py)  some 500 fields
+:counted:<id>     STRING  number of the last call in which a process counted              60 s
+:apis             HASH    api process -> last word, ms, what it is doing                   60 s of silence
 
 A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
 exactly once in :pending. The core keys have no time to live, since with one an evicting Redis tears the queue
@@ -41,6 +44,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from errors import RedisUnreachable, UnfitRedis
+from looks import Look, read_look, read_workers
+from metrics import Amounts
 from records import (
     Admission,
     Claim,
@@ -100,17 +105,21 @@ class JobQueue:
     """One queue in Redis; safe to use from many tasks of one event loop.
 
     timeout_s: how long Redis may be silent while a reply is awaited.
+    on_reply: is told what each script took; waits for a bell are left out.
     """
 
-    def __init__(self, url: str, *, name: str, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, *, name: str, timeout_s: float, on_reply: Callable[[str, float], None] | None = None
+    ) -> None:
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]
         self._bell, self._meta, self._data, self._workers, self._dead, self._secret = (
             prefix + key for key in ("bell", "meta", "data", "workers", "dead", "secret")
         )
+        self._totals, self._apis = prefix + "totals", prefix + "apis"
         self._longest_block_s = min(1.0, timeout_s / 2)
-        self._wire = Wire(url, timeout_s=timeout_s)
+        self._wire = Wire(url, timeout_s=timeout_s, on_reply=on_reply)
 
     async def close(self) -> None:
         """Close all connections, those in use too; the next command opens one."""
@@ -286,14 +295,24 @@ class JobQueue:
     async def workers(self) -> list[Worker]:
         """Return all workers that have beaten in the last minute or so; rows of another version are left out."""
         (seconds, microseconds), fields = await self._wire.exchange([("TIME",), ("HGETALL", self._workers)])
-        now_ms = int(seconds) * 1000 + int(microseconds) / 1000
-        workers = []
-        for worker_id, text in zip(fields[::2], fields[1::2], strict=True):
-            try:
-                workers.append(Worker.from_row(worker_id.decode(), text, now_ms))
-            except (ValueError, TypeError, KeyError):
-                continue
-        return workers
+        return read_workers(fields, int(seconds) * 1000 + int(microseconds) / 1000)
+
+    @_checked
+    async def count(self, process_id: str, row: str, number: int, amounts: Amounts) -> None:
+        """Add what a process has counted to the totals, once for each number.
+
+        row: what the process is doing; "" where that is told another way, "gone" takes it off the list.
+        """
+        keys = [f"{self._prefix}counted:{process_id}", self._totals, self._apis]
+        arguments: list[Any] = [number, process_id, row]
+        for name, amount in amounts.items():
+            arguments += (name, f"{amount:.12g}")
+        await self._run("count", keys, arguments)
+
+    @_checked
+    async def look(self) -> Look:
+        """Return how the queue stands, and all that has been counted."""
+        return read_look(await self._run("look", [self._totals, self._apis], []))
 
     @_checked
     async def depth(self) -> int:

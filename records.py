@@ -9,7 +9,7 @@ The UUID inside each is looked at before anything is answered: a reply that reac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -97,6 +97,13 @@ class Settlement:
     kind: Literal["ok", "error", "dead", "release"]
     value: bytes
 
+    @property
+    def outcome(self) -> str:
+        """What it is counted as: ok, released, or its error's code."""
+        if self.kind in ("ok", "release"):
+            return "ok" if self.kind == "ok" else "released"
+        return str(orjson.loads(self.value.partition(b"\n")[2])["code"])
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -147,10 +154,20 @@ class Progress(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker has done since its start; busy_s: the time in which its model ran, the running call's too."""
+
+    batches: int = 0
+    images: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One running batcher as it describes itself.
 
     silent_s: since its last beat. takes: None until its model is warm. batch_s: what a batch takes; 0: not known yet.
+    beat_at_s: its last beat, by Redis's clock.
     """
 
     id: str
@@ -159,11 +176,14 @@ class Worker:
     takes: ModelInput | None
     batch_s: float
     model: str
+    work: Work = field(default_factory=Work)
+    beat_at_s: float = 0.0
 
     def row(self) -> bytes:
         """Return what it publishes, as JSON."""
         takes = self.takes.to_dict() if self.takes else None
-        return orjson.dumps({"model": self.model, "takes": takes, "batch_s": round(self.batch_s, 6)})
+        batch_s = round(self.batch_s, 6)
+        return orjson.dumps({"model": self.model, "takes": takes, "batch_s": batch_s, "work": asdict(self.work)})
 
     @classmethod
     def from_row(cls, worker_id: str, text: bytes, now_ms: float) -> Self:
@@ -181,6 +201,8 @@ class Worker:
             ModelInput.from_dict(takes) if takes else None,
             float(values["batch_s"]),
             str(values["model"]),
+            Work(**values["work"]),
+            float(beat) / 1000,
         )
 
 

@@ -15,18 +15,20 @@ from bodies import Upload, read_body
 from budget import ByteBudget, Share
 from config import Settings
 from decoding import Decoder
-from errors import DeadlineExceeded, ServiceError
+from errors import DeadlineExceeded, NotFound, RedisUnreachable, ServiceError, UnfitRedis
 from ids import job_uuids
 from inputs import ModelInput
 from intake import Intake
 from jobs import JobQueue
+from looks import ApiProcess, Look
+from metrics import Metrics
 from outbox import Outbox
 from prefer import NO_PREFERENCES, Preferences
 from presence import Presence
+from publishing import Publisher
 from readiness import Readiness, override_input
 from records import Job, Result
 from results import Results
-from telemetry import Metrics
 from tracing import OpenTracing
 
 
@@ -46,8 +48,13 @@ class Service:
 
     def __init__(self, settings: Settings, open_tracing: OpenTracing | None = None) -> None:
         self.settings = settings
-        self.metrics = Metrics()
-        self.queue = JobQueue(settings.redis_url, name=settings.queue_name, timeout_s=settings.redis_timeout_s)
+        self.metrics = Metrics(on=settings.metrics)
+        self.queue = JobQueue(
+            settings.redis_url,
+            name=settings.queue_name,
+            timeout_s=settings.redis_timeout_s,
+            on_reply=self.metrics.redis_replied if settings.metrics else None,
+        )
         self.readiness = Readiness(
             self.queue,
             worker_timeout_s=settings.worker_timeout_s,
@@ -74,20 +81,43 @@ class Service:
             formats=settings.image_formats, max_pixels=settings.max_pixels, threads=settings.decode_threads
         )
         self.intake = Intake(decoder, near=settings.decode_in == "api")
+        self.publisher = Publisher(
+            self.queue,
+            self.metrics,
+            process_id=api_id,
+            row=lambda: ApiProcess(self.metrics.in_progress, self.budget.held_bytes).row(),
+        )
 
     async def run(self) -> None:
         """Watch Redis and listen for results, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.readiness.run())
             tasks.create_task(self.results.run())
+            if self.metrics.on:
+                tasks.create_task(self.publisher.run())
 
     async def close(self) -> None:
         """Send what is still to be sent, and give back threads and connections."""
         self.intake.close()
         await self.outbox.close()
+        if self.metrics.on:
+            await self.publisher.close()
         await self.queue.close()
         if self.tracing:
             self.tracing.close()
+
+    async def look(self) -> Look | None:
+        """Return how the queue stands, this process's last counts included; None where Redis does not answer.
+
+        Raises NotFound where nothing is counted.
+        """
+        if not self.metrics.on:
+            raise NotFound("nothing is counted here: MICROBATCH_METRICS is off")
+        await self.publisher.publish()
+        try:
+            return await self.queue.look()
+        except (RedisUnreachable, UnfitRedis):
+            return None
 
     def receive(
         self, incoming: Incoming, share: Share, prefer: Preferences = NO_PREFERENCES
@@ -134,7 +164,7 @@ class Service:
         share.hold(max(share.held_bytes, sum(len(job.payload) for job in jobs)))
         results = await self._results(incoming, jobs, prefer, again=again, spent_s=decode_s) if jobs else []
         decode_s += max((result.timing.decode_s for result in results or ()), default=0.0)
-        self.metrics.decode_seconds.observe(decode_s)
+        self.metrics.decode_s.see(decode_s)
         if results is None:
             return None
         by_uuid = {result.uuid: result for result in results}

@@ -7,6 +7,7 @@ since the client's streams, locks and retries cost several times what the comman
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
 from pathlib import Path
@@ -21,7 +22,7 @@ from redis.exceptions import RedisError
 
 from errors import RedisUnreachable, UnfitRedis
 
-SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit")
+SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit", "count", "look")
 MAX_CALLS_AT_ONCE = 64
 """As many connections there are at most; whoever comes then waits for one."""
 PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MISCONF")
@@ -37,11 +38,13 @@ Command = tuple[Any, ...]
 class Wire:
     """A Redis server; safe to use from many tasks of one event loop.
 
-    timeout_s: how long Redis may be silent while a reply is awaited.
+    timeout_s: how long Redis may be silent while a reply is awaited. on_reply: is told what each script took that was
+    sent by itself.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, timeout_s: float, on_reply: Callable[[str, float], None] | None = None) -> None:
         self._timeout_s = timeout_s
+        self._on_reply = on_reply
         self._scripts = _read_scripts()
         self._turns = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
         self._lines: set[_Line] = set()
@@ -75,6 +78,7 @@ class Wire:
 
         after: a command sent before it in the same write, whose reply is not looked at.
         """
+        began_s = time.monotonic()
         text, digest = self._scripts[script]
         rest = (len(keys), *keys, *arguments)
         evaluate = ("EVALSHA", digest, *rest)
@@ -82,6 +86,8 @@ class Wire:
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):  # a new Redis; EVAL loads it
             (reply,) = await self._send([("EVAL", text, *rest)], longer_s)
         _require_success(reply)
+        if self._on_reply and not after:
+            self._on_reply(script, time.monotonic() - began_s)
         return reply
 
     async def _send(self, commands: Sequence[Command], longer_s: float) -> list[Any]:

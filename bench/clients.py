@@ -17,6 +17,7 @@ import uvloop
 from bench.tables import table
 from models.choice import Choice
 from models.open_inference import OpenInference, Served
+from models.remote import RemoteModel
 from models.server import ModelServer
 from tests.open_inference_client import serving
 
@@ -27,10 +28,9 @@ WARM_UP_CALLS = 5
 
 async def measure(url: str, binary: str) -> tuple[float, float]:
     """Return the median milliseconds of a call, of processor time and on the clock."""
-    client = OpenInference(
+    client = RemoteModel(
         ModelServer(url, setting="MICROBATCH_INFERENCE_URL", timeout_s=20),
-        Served("photos", binary="on" if binary == "on" else "off"),
-        Choice("open-inference"),
+        OpenInference(Served("photos", binary="on" if binary == "on" else "off"), Choice("open-inference")),
         max_batch_size=IMAGES,
     )
     batch = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), np.uint8)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from access import begin, tell
+from access import begin
 from asgi import Answer, Incoming
 from errors import ServiceError
 from fronts import open_inference, tf_serving
@@ -29,13 +29,11 @@ class Front:
 
     async def answer(self, service: Service, incoming: Incoming, method: str, path: str) -> Answer:
         """Answer one request; those that may ask for predictions are counted."""
-        if service.tracing is not None and method == "POST":
+        if method != "POST":
+            return await answered(incoming, self.serve(service, incoming, method, path), self.refusal)
+        if service.tracing is not None:
             begin(service.tracing, incoming, self.route)
-        answer = await answered(self.serve(service, incoming, method, path), self.refusal)
-        took_s = tell(incoming, answer)
-        if method == "POST":
-            service.metrics.answered(answer.status_code, took_s)
-        return answer
+        return await answered(incoming, self.serve(service, incoming, method, path), self.refusal, service.metrics)
 
 
 FRONTS = (

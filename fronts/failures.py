@@ -9,15 +9,38 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from asgi import Answer
+from access import tell
+from asgi import Answer, Incoming
 from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from metrics import Metrics
 
 CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
 
 
-async def answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
-    """Return the answer, or what `refuse` makes of the error in its place."""
+async def answered(
+    incoming: Incoming,
+    asked: Awaitable[Answer],
+    refuse: Callable[[ServiceError], Answer],
+    metrics: Metrics | None = None,
+) -> Answer:
+    """Return the answer, or what `refuse` makes of the error in its place, and tell of it.
+
+    metrics: counts it.
+    """
+    if metrics is None:
+        answer = await _answered(asked, refuse)
+        tell(incoming, answer)
+        return answer
+    metrics.in_progress += 1
+    answer = await _answered(asked, refuse)
+    metrics.in_progress -= 1
+    code = answer.error.code if answer.error else "ok" if answer.status_code != CLIENT_GONE else "client_gone"
+    metrics.answered(answer.status_code, code, tell(incoming, answer))
+    return answer
+
+
+async def _answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
     try:
         return await asked
     except ClientDisconnect:

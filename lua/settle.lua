@@ -58,5 +58,5 @@ for bell, list in pairs(tokens) do
 end
 for _, letter in ipairs(dead) do bury(letter) end
 ring(released)
-count('settled', #over); count('released', released); count('settle_refused', refused)
+count('settled', #over); count('released', released); count('settle_refused', refused); count('buried', #dead)
 return reply

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 
 import httpx
 import orjson
@@ -13,6 +14,7 @@ import orjson
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, StartError, tells_of_no_memory
 from inputs import ModelInput
 
+OK = 200
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 30.0
 LOGGED_CHARACTERS = 300
@@ -75,6 +77,16 @@ class ModelServer:
             raise ModelUnavailable("the model server does not answer; try again") from exc
         return response
 
+    async def ask_about(self, model: object, path: str, allowed: Container[int] = ()) -> httpx.Response:
+        """Ask something of a model that is not known yet to be there.
+
+        allowed: statuses that say something beside 200. Raises ModelUnavailable on any other.
+        """
+        response = await self.ask("GET", path)
+        if response.status_code != OK and response.status_code not in allowed:
+            raise waiting_for(model, error_of(response).message)
+        return response
+
     async def _send_again_if_lost(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and once more where the connection ends before the first byte of an answer.
 
@@ -115,12 +127,24 @@ def error_of(response: httpx.Response) -> ServiceError:
     return kind(message)
 
 
-def nonsense(response: httpx.Response) -> ServiceError:
-    """Return the error for an answer that makes no sense."""
-    # Predictions are payloads: only the size is logged.
-    told = {"status": response.status_code, "bytes": len(response.content)}
-    log.warning("the model server answered nonsense", extra=told)
-    return _NONSENSE[0](_NONSENSE[1])
+def waiting_for(model: object, reason: str) -> ModelUnavailable:
+    """Return the error of a model that is not there yet."""
+    return ModelUnavailable(f"waiting for the model {model}: {reason}")
+
+
+@contextmanager
+def understood(response: httpx.Response) -> Iterator[None]:
+    """Read an answer; a ValueError says that it makes no sense.
+
+    Raises ModelUnavailable then.
+    """
+    try:
+        yield
+    except ValueError as exc:
+        # Predictions are payloads: only the size is logged.
+        told = {"status": response.status_code, "bytes": len(response.content)}
+        log.warning("the model server answered nonsense", extra=told)
+        raise _NONSENSE[0](_NONSENSE[1]) from exc
 
 
 def own_text(response: httpx.Response) -> str:
@@ -146,4 +170,4 @@ def check_tried_out(response: httpx.Response, *, model: object, takes: ModelInpu
             raise StartError(f"MICROBATCH_MAX_BATCH_SIZE={count}: the model {model} does not take it: {said}")
         raise StartError(f"the model {model} does not take a {takes.dtype} tensor of shape {takes.shape}: {said}")
     if not response.is_success:
-        raise ModelUnavailable(f"waiting for the model {model}: {error_of(response).message}")
+        raise waiting_for(model, error_of(response).message)

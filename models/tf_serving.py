@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import logging
 from collections.abc import Sequence
@@ -11,21 +10,19 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import numpy as np
 from numpy.typing import NDArray
 
 from config import Settings
-from errors import ModelUnavailable
 from inputs import ModelInput
 from models import tf_metadata
 from models.choice import Choice
 from models.instances import decode, encode
-from models.server import ModelServer, check_tried_out, error_of, nonsense
+from models.remote import Call, RemoteModel
+from models.server import OK, ModelServer, understood, waiting_for
 
 COMPRESSED_BYTES = 64 * 1024
 """From here on a body is compressed where the settings say so: below, a packet or two is saved."""
 
-_OK = 200
 _NO_METADATA = (400, 403, 404, 405, 501)
 
 log = logging.getLogger(__name__)
@@ -62,64 +59,36 @@ class Served:
 
 
 class TFServing:
-    """A model client, see model_client.py; contract: TensorFlow Serving's api_rest.md."""
+    """A dialect, see models/remote.py; contract: TensorFlow Serving's api_rest.md. Predictions may hold NaN."""
 
-    in_process = False
     takes: ModelInput
 
-    def __init__(self, server: ModelServer, model: Served, choice: Choice, *, max_batch_size: int) -> None:
-        self._server = server
+    def __init__(self, model: Served, choice: Choice) -> None:
         self._model = model
         self._choice = choice
         self._scaling = choice.scaling
-        self._max_batch_size = max_batch_size
 
-    async def warm_up(self, sizes: Sequence[int] = ()) -> None:
-        """Ask whether the model is there, without waiting for it, and what it takes; predict blank batches.
+    def __str__(self) -> str:
+        """Name the model."""
+        return str(self._model)
 
-        One blank tensor, then as many as a batch may have; or each of the sizes that there are. Raises
-        ModelUnavailable where the model is not there yet, StartError where it does not take what it would be sent.
-        """
-        await self._check_available()
-        await self._learn(sizes)
-        if self.takes.accepts == "encoded":
-            return  # there is no blank image file that every model would take
-        for count in sizes or sorted({1, self._max_batch_size}):
-            await self._try_out(count)
-
-    async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
-        """Predict a batch in one call, see ModelClient; predictions may hold NaN and infinite floats."""
-        response = await self._post(batch)
-        if response.status_code != _OK:
-            raise error_of(response)
-        try:
-            return decode(response.content, len(batch))
-        except ValueError as exc:
-            raise nonsense(response) from exc
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._server.close()
-
-    async def _check_available(self) -> None:
+    async def check_ready(self, server: ModelServer) -> None:
         """Ask the status endpoint; its path names the requested version, else it tells of all."""
-        response = await self._ask("")
-        try:
+        response = await server.ask_about(self, self._model.path)
+        with understood(response):
             states = tf_metadata.states(response.content)
-        except ValueError as exc:
-            raise nonsense(response) from exc
         if "AVAILABLE" not in states.values():
             found = ", ".join(f"version {number} is {state}" for number, state in states.items())
-            raise ModelUnavailable(f"waiting for the model {self._model}: {found or 'no version is known'}")
+            raise waiting_for(self, found or "no version is known")
 
-    async def _learn(self, sizes: Sequence[int]) -> None:
-        """Ask what the model takes; a server that does not say leaves it to the settings."""
-        response = await self._ask("/metadata", allowed=_NO_METADATA)
-        if response.status_code != _OK:
-            log.info("the model server does not say what it takes: the settings do", extra={"model": str(self._model)})
+    async def learn(self, server: ModelServer, sizes: Sequence[int]) -> None:
+        """Ask what the model takes, see Dialect."""
+        response = await server.ask_about(self, f"{self._model.path}/metadata", allowed=_NO_METADATA)
+        if response.status_code != OK:
+            log.info("the model server does not say what it takes: the settings do", extra={"model": str(self)})
             self.takes = self._choice.over(None)
             return
-        try:
+        with understood(response):
             declared = tf_metadata.declared_input(
                 response.content,
                 model=self._model.name,
@@ -127,33 +96,14 @@ class TFServing:
                 input_name=self._model.input_name,
                 sizes=sizes,
             )
-        except ValueError as exc:
-            raise nonsense(response) from exc
         self.takes, self._scaling = self._choice.learn(declared)
 
-    async def _try_out(self, count: int) -> None:
-        """Predict a blank batch."""
-        response = await self._post(np.zeros((count, *self.takes.shape), self.takes.dtype))
-        check_tried_out(response, model=self._model, takes=self.takes, count=count)
-        try:
-            decode(response.content, count)
-        except ValueError as exc:
-            raise nonsense(response) from exc
+    def is_quick(self, _batch: NDArray[Any]) -> bool:
+        """JSON of a batch never is."""
+        return False
 
-    async def _ask(self, what: str, allowed: Sequence[int] = ()) -> httpx.Response:
-        response = await self._server.ask("GET", self._model.path + what)
-        if response.status_code not in (_OK, *allowed):
-            raise ModelUnavailable(f"waiting for the model {self._model}: {error_of(response).message}")
-        return response
-
-    async def _post(self, batch: NDArray[Any]) -> httpx.Response:
-        # In a thread, row by row: encoding holds the interpreter's lock, and a batch of photographs takes long
-        # enough for leases to run out where the event loop cannot renew them.
-        body, headers = await asyncio.to_thread(self._request, batch)
-        return await self._server.ask("POST", f"{self._model.path}:predict", content=body, headers=headers)
-
-    def _request(self, batch: NDArray[Any]) -> tuple[bytes, dict[str, str]]:
-        """Return body and headers of a predict call."""
+    def call(self, batch: NDArray[Any]) -> Call:
+        """Return a predict call."""
         model, headers = self._model, {"Content-Type": "application/json"}
         body = encode(
             self._scaling.apply(batch),
@@ -162,27 +112,31 @@ class TFServing:
             columnar=model.columnar,
         )
         if model.compressed and len(body) >= COMPRESSED_BYTES:
-            return gzip.compress(body, compresslevel=1), headers | {"Content-Encoding": "gzip"}
-        return body, headers
+            body, headers = gzip.compress(body, compresslevel=1), headers | {"Content-Encoding": "gzip"}
+        return Call(f"{model.path}:predict", body, headers)
+
+    def predictions(self, response: httpx.Response, count: int) -> Sequence[object]:
+        """Return one a row, see Dialect."""
+        return decode(response.content, count)
 
 
-def open_model(settings: Settings) -> TFServing:
+def open_model(settings: Settings) -> RemoteModel:
     """Open the configured one.
 
     Raises StartError where the address cannot be one.
     """
     url, timeout_s = settings.tf_serving_url, settings.model_timeout_s
-    return TFServing(
+    model = Served(
+        name=settings.tf_serving_name,
+        version=settings.tf_serving_version,
+        label=settings.tf_serving_label,
+        signature=settings.tf_serving_signature,
+        input_name=settings.tf_serving_input,
+        columnar=settings.tf_serving_format == "columnar",
+        compressed=settings.tf_serving_gzip,
+    )
+    return RemoteModel(
         ModelServer(url, setting="MICROBATCH_TF_SERVING_URL", timeout_s=timeout_s),
-        Served(
-            name=settings.tf_serving_name,
-            version=settings.tf_serving_version,
-            label=settings.tf_serving_label,
-            signature=settings.tf_serving_signature,
-            input_name=settings.tf_serving_input,
-            columnar=settings.tf_serving_format == "columnar",
-            compressed=settings.tf_serving_gzip,
-        ),
-        Choice.of(settings),
+        TFServing(model, Choice.of(settings)),
         max_batch_size=settings.max_batch_size,
     )

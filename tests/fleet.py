@@ -20,7 +20,7 @@ from tests.stack import Stack, until_ready
 KEY = "{mb:default}:"
 LIMITS = httpx.Limits(max_connections=1000, keepalive_expiry=2)
 """Idle connections are given up before uvicorn does, at five seconds: it may close one that is just used again."""
-ALWAYS = {KEY + name for name in ("stats", "workers", "idle")}
+ALWAYS = {KEY + name for name in ("stats", "workers", "idle", "totals", "apis")}
 
 
 class Fleet:

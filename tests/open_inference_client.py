@@ -17,6 +17,7 @@ from inputs import ModelInput
 from model_client import ModelClient
 from models.choice import Choice
 from models.open_inference import OpenInference, Served
+from models.remote import RemoteModel
 from models.scaling import Scaling
 from models.server import ModelServer
 from tests.model_server import last_call, running
@@ -42,10 +43,9 @@ async def cold(
     choice = Choice("open-inference", scaling=scaling or Scaling())
     if takes is not None:
         choice = replace(choice, shape=takes.shape or None, dtype=takes.dtype, accepts=takes.accepts)
-    client = OpenInference(
+    client = RemoteModel(
         ModelServer(url, setting="MICROBATCH_INFERENCE_URL", timeout_s=timeout_s),
-        Served(name, **served),
-        choice,
+        OpenInference(Served(name, **served), choice),
         max_batch_size=max_batch_size,
     )
     try:

@@ -67,6 +67,17 @@ class Stack:
         """Start an api for what cannot speak through a unix socket: it listens on a port of 127.0.0.1."""
         return self._start_uvicorn("--port", str(port), **settings)
 
+    def start_api_workers(self, count: int, **settings: str) -> subprocess.Popen[bytes]:
+        """Start an api of several processes."""
+        return self._start_uvicorn("--uds", f"{self.folder}/api.sock", "--workers", str(count), **settings)
+
+    def outcome_of_batcher(self, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Return how a batcher ended that ends by itself."""
+        command = [sys.executable, "batcher.py"]
+        return subprocess.run(
+            command, check=False, cwd=ROOT, env=self.environment(**settings), capture_output=True, text=True, timeout=20
+        )
+
     def client(self) -> httpx.AsyncClient:
         transport = httpx.AsyncHTTPTransport(
             uds=f"{self.folder}/api.sock", limits=httpx.Limits(max_connections=200, keepalive_expiry=2)

@@ -19,6 +19,7 @@ from bench.workloads import photo
 from decoding import Decoder
 from inputs import ModelInput
 from jobs import JobQueue
+from metrics import Metrics
 from models.in_process import InProcess
 from models.scaling import Scaling
 from records import Job, Progress, Result, encoded_payload
@@ -71,6 +72,7 @@ def batcher_of(queue: JobQueue, model: Model, takes: ModelInput = TENSORS) -> Ba
         model_timeout_s=5.0,
         result_ttl_s=60.0,
         longest_estimate_s=5.0,
+        metrics=Metrics(),
     )
 
 

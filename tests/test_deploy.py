@@ -7,7 +7,12 @@ import fnmatch
 import json
 import re
 import shlex
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ from config import PREFIX, Settings, variable_name
 
 ROOT = Path(__file__).parents[1]
 COMPOSE_FILES = ("docker-compose.yml", "deploy/tf-serving.yml")
-MAINS = ("api.py", "batcher.py", "tools/alive.py")
+MAINS = ("api.py", "batcher.py", "tools/dead.py", "tools/top.py")
 OWN_FILE = re.compile(r'__file__\)\.(?:with_name\("([^"]+)"\)|parent / "([^"]+)")')
 
 
@@ -168,7 +173,7 @@ def test_the_image_installs_only_what_is_pinned_and_in_a_stage_of_its_own() -> N
 # The composition
 
 
-def test_only_the_api_is_published_and_only_on_loopback() -> None:
+def test_only_the_api_and_what_observes_are_published_and_only_on_loopback() -> None:
     published = {
         name: service["ports"]
         for file in COMPOSE_FILES
@@ -176,8 +181,41 @@ def test_only_the_api_is_published_and_only_on_loopback() -> None:
         if "ports" in service
     }
 
-    assert list(published) == ["api"]
-    assert all(port.startswith("127.0.0.1:") for port in published["api"])
+    assert list(published) == ["api", "prometheus", "grafana"]
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_the_api_and_batchers_are_asked_for_their_health_where_they_listen() -> None:
+    found = services()
+    port = found["batcher"]["environment"][f"{PREFIX}BATCHER_METRICS_PORT"]
+    published = found["api"]["ports"][0].rpartition(":")[2]
+
+    assert found["batcher"]["environment"][f"{PREFIX}BATCHER_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - in its network
+    assert found["batcher"]["healthcheck"]["test"] == [*found["api"]["healthcheck"]["test"][:-1], port]
+    assert found["api"]["healthcheck"]["test"][-1] == published
+    with answering("/health/live") as asked:
+        check = [sys.executable, *found["api"]["healthcheck"]["test"][2:-1]]
+        assert subprocess.run([*check, str(asked)], check=False, capture_output=True, timeout=20).returncode == 0
+    assert subprocess.run([*check, str(asked)], check=False, capture_output=True, timeout=20).returncode != 0
+
+
+@contextmanager
+def answering(path: str) -> Iterator[int]:
+    """Answer 200 at this path of the yielded port, and 404 elsewhere."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == path else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def test_redis_refuses_rather_than_forgets_and_keeps_what_it_has() -> None:

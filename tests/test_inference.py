@@ -20,6 +20,7 @@ from decoding import Decoder
 from errors import ModelUnavailable
 from inference import Inference
 from inputs import ModelInput
+from metrics import Metrics
 from models.in_process import InProcess
 from models.scaling import Scaling
 from records import ClaimedJob, Result, Settlement, Verdict, encoded_payload, read_result, tensor_payload
@@ -58,8 +59,9 @@ class Bench:
             breaker=self.breaker,
             worker_id="w",
             on_hang=never_hangs,
+            metrics=Metrics(),
         )
-        settlements = [one async for some in inference.run(jobs) for one in some]
+        settlements = [one async for some in inference.run(jobs, "idle") for one in some]
         await client.close()
         decoder.close()
         assert sorted(one.uuid for one in settlements) == sorted(one.uuid for one in jobs)

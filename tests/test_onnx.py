@@ -23,6 +23,7 @@ from decoding import Decoder
 from errors import StartError
 from inference import Inference
 from inputs import ModelInput
+from metrics import Metrics
 from model_client import ModelClient, open_model
 from records import ClaimedJob, tensor_payload
 from tests.graphs import FLOAT, INT64, STRING, UINT8, Dims, node, tensor, write_classes, write_graph, write_sum
@@ -344,6 +345,7 @@ async def test_an_image_that_the_graph_fails_on_fails_alone(opened: Open, path: 
         breaker=CircuitBreaker(),
         worker_id="w",
         on_hang=lambda: pytest.fail("the process would have been ended"),
+        metrics=Metrics(),
     )
 
     # when
@@ -352,7 +354,7 @@ async def test_an_image_that_the_graph_fails_on_fails_alone(opened: Open, path: 
         ClaimedJob(uuid, "run", 30.0, 0.0, "api", "", tensor_payload(uuid, np.array([number])))
         for uuid, number in jobs.items()
     ]
-    settled = [one async for some in inference.run(claim) for one in some]
+    settled = [one async for some in inference.run(claim, "idle") for one in some]
     decoder.close()
 
     # then

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 import os
 from collections.abc import Iterator
-from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
 
 from config import load_settings
-from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError
+from errors import ModelUnavailable
 from inputs import ModelInput
-from logs import JsonFormatter
 from model_client import open_model
 from models.open_inference import INLINE_BYTES
 from models.scaling import Scaling
@@ -125,15 +121,6 @@ async def test_a_batch_too_large_to_be_joined_at_once_arrives_whole(url: str) ->
     assert [row[0] for row in predictions] == list(range(count))
 
 
-async def test_calls_one_after_the_other_share_a_connection(url: str) -> None:
-    before = last_call(url).get("connections", 0)
-    async with warm(url, "sum") as model:
-        for _ in range(5):
-            await model.predict(pictures(1))
-
-    assert last_call(url)["connections"] == before + 1
-
-
 async def test_raw_answers_are_not_to_be_compressed(url: str) -> None:
     async with warm(url, "sum"):
         assert last_call(url)["headers"]["Accept-Encoding"] == "identity"
@@ -194,112 +181,6 @@ async def test_raw_bytes_that_do_not_add_up_are_the_servers_fault(url: str, name
     async with warm(url, name) as model:
         with pytest.raises(ModelUnavailable, match="no sense"):
             await model.predict(pictures(2))
-
-
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [
-        (400, ModelFailed),
-        (401, ModelUnavailable),
-        (404, ModelUnavailable),
-        (413, ModelFailed),
-        (418, ModelUnavailable),
-        (429, ModelUnavailable),
-        (500, ModelFailed),
-        (501, ModelFailed),
-        (502, ModelUnavailable),
-        (503, ModelUnavailable),
-        (504, ModelUnavailable),
-    ],
-)
-@pytest.mark.parametrize("speaker", ["fail", "html"])
-async def test_every_status_has_its_error_and_tells_clients_nothing_of_the_server(
-    url: str, speaker: str, status: int, error: type[ServiceError]
-) -> None:
-    async with warm(url, f"{speaker}-{status}") as model:
-        with pytest.raises(error) as caught:
-            await model.predict(pictures(1))
-
-    assert type(caught.value) is error
-    assert not any(text in caught.value.message for text in ("127.0.0.1", "xxx", "html", "Gateway"))
-
-
-async def test_a_server_without_memory_for_a_batch_says_so_and_takes_a_smaller_one(url: str) -> None:
-    async with warm(url, "small_memory") as model:
-        with pytest.raises(BatchTooLarge):
-            await model.predict(pictures(3))
-
-        assert plain(await model.predict(pictures(2))) == [48.0, 96.0]
-
-
-async def test_rows_that_the_model_cannot_take_are_refused(url: str) -> None:
-    async with warm(url, "sum") as model:
-        with pytest.raises(ModelFailed, match="shape"):
-            await model.predict(np.zeros((1, 5, 4, 3), np.uint8))
-
-
-async def test_the_log_holds_no_long_answer(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "models.server")
-    async with warm(url, "fail-500") as model:
-        with pytest.raises(ModelFailed):
-            await model.predict(pictures(1))
-
-    lines = JsonFormatter({}).format
-    records = [lines(record) for record in caplog.records if record.name == "models.server"]
-    assert [len(record) < 600 and "\n" not in record for record in records] == [True]
-
-
-# What goes wrong on the way
-
-
-@pytest.mark.parametrize("name", ["slow-5", "drip-5"])
-async def test_a_call_ends_at_its_time_limit_also_where_bytes_trickle_in(url: str, name: str) -> None:
-    async with warm(url, name, timeout_s=0.5) as model:
-        started = monotonic()
-        with pytest.raises(ModelUnavailable):
-            await model.predict(pictures(1))
-
-    assert monotonic() - started < 1.5
-
-
-@pytest.mark.parametrize("name", ["cut", "drop"])
-async def test_a_connection_cut_by_the_server_is_unavailable(url: str, name: str) -> None:
-    async with warm(url, name) as model:
-        with pytest.raises(ModelUnavailable, match="does not answer"):
-            await model.predict(pictures(1))
-
-
-async def test_a_kept_connection_that_the_server_has_closed_costs_no_failure(url: str) -> None:
-    async with warm(url, "stale") as model:
-        predictions = [plain(await model.predict(pictures(2))) for _ in range(4)]
-
-    assert predictions == [[48.0, 96.0]] * 4
-
-
-async def test_a_server_killed_and_started_again_answers_again() -> None:
-    with serving() as (process, port):
-        async with warm(f"http://127.0.0.1:{port}", "slow-0.5") as model:
-            call = asyncio.create_task(model.predict(pictures(1)))
-            await asyncio.sleep(0.1)
-            process.kill()
-            process.wait()
-            with pytest.raises(ModelUnavailable):
-                await call
-            with pytest.raises(ModelUnavailable):
-                await model.predict(pictures(1))
-            with serving(port):
-                predictions = await model.predict(pictures(2))
-
-    assert plain(predictions) == [48.0, 96.0]
-
-
-async def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with serving() as (process, port):
-        async with warm(f"http://127.0.0.1:{port}", "sum") as model:
-            process.kill()
-            process.wait()
-            with pytest.raises(ModelUnavailable, match="does not answer"):
-                await model.predict(pictures(1))
 
 
 # From the settings

@@ -23,6 +23,7 @@ from decoding import Decoder
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, StartError
 from inference import Inference
 from inputs import ModelInput
+from metrics import Metrics
 from model_client import ModelClient, open_model
 from tests.test_inference import jobs, never_hangs
 
@@ -141,9 +142,10 @@ async def test_an_image_that_ends_the_process_fails_alone(opened: Write) -> None
         breaker=CircuitBreaker(),
         worker_id="w",
         on_hang=never_hangs,
+        metrics=Metrics(),
     )
 
-    settled = {one.uuid: one.kind async for some in inference.run(given) for one in some}
+    settled = {one.uuid: one.kind async for some in inference.run(given, "idle") for one in some}
     await model.close()
     decoder.close()
 

@@ -100,7 +100,7 @@ async def test_warm_up_waits_for_a_server_that_is_not_there_or_speaks_otherwise(
         ("labels", ModelInput((4, 4), dtype="float32"), {}, "INPUT_DTYPE=float32: does not fit .* int32"),
         ("half", ModelInput((4, 4), dtype="float16"), {}, "takes DT_HALF, which this service does not send"),
         ("two_inputs", PAIR, {}, r"must take one input, it takes left \(DT_FLOAT\), right \(DT_FLOAT\)"),
-        ("fixed", PICTURE, {}, r"takes \[1, 4, 4, 3\], but the first axis must be open"),
+        ("fixed", PICTURE, {"max_batch_size": 2}, r"takes \[1, 4, 4, 3\], but the first axis must be open"),
         ("encoded", PICTURE, {}, "ACCEPTS=tensor: does not fit .* input, bytes"),
         ("sum", ENCODED, {}, "ACCEPTS=encoded: does not fit"),
     ],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inputs import ModelInput
 from model_client import ModelClient
 from models.choice import Choice
+from models.remote import RemoteModel
 from models.scaling import Scaling
 from models.server import ModelServer
 from models.tf_serving import Served, TFServing
@@ -46,10 +47,9 @@ async def opened(
     choice = Choice("tf-serving", scaling=scaling or Scaling())
     if takes is not None:
         choice = replace(choice, shape=takes.shape, dtype=takes.dtype, accepts=takes.accepts)
-    client = TFServing(
+    client = RemoteModel(
         ModelServer(url, setting="MICROBATCH_TF_SERVING_URL", timeout_s=timeout_s),
-        Served(name, **served),
-        choice,
+        TFServing(Served(name, **served), choice),
         max_batch_size=max_batch_size,
     )
     try:

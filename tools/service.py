@@ -109,8 +109,8 @@ class LocalService:
         self._start_stage([redis])
         wait_until_up(directory)
         self._env["REDIS_URL"] = url = f"unix://{socket_path(directory)}"
-        if self._batchers == 0:
-            say(f"start batchers with REDIS_URL={url} python batcher.py")
+        verb, what = ("watch it", "-m tools.top") if self._batchers else ("start batchers", "batcher.py")
+        say(f"{verb} with REDIS_URL={url} python {what}")
 
     def _api_command(self) -> list[str]:
         grace_s = max(1, math.ceil(self._settings.shutdown_grace_s))

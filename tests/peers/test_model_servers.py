@@ -22,6 +22,7 @@ from inputs import ModelInput
 from models.choice import Choice
 from models.open_inference import OpenInference
 from models.open_inference import Served as InferenceModel
+from models.remote import RemoteModel
 from models.server import ModelServer
 from models.tf_serving import Served, TFServing
 from tools.service import free_port
@@ -70,14 +71,15 @@ def triton() -> Iterator[str]:
         yield url
 
 
-def over_v1(url: str, shape: tuple[int, ...] | None = SHAPE, **served: Any) -> TFServing:
+def over_v1(url: str, shape: tuple[int, ...] | None = SHAPE, **served: Any) -> RemoteModel:
     server = ModelServer(url, setting="URL", timeout_s=10)
-    return TFServing(server, Served("sum", **served), Choice("peer", shape=shape), max_batch_size=8)
+    return RemoteModel(server, TFServing(Served("sum", **served), Choice("peer", shape=shape)), max_batch_size=8)
 
 
-def over_v2(url: str, shape: tuple[int, ...] | None = None, *, most: int = 8, **served: Any) -> OpenInference:
+def over_v2(url: str, shape: tuple[int, ...] | None = None, *, most: int = 8, **served: Any) -> RemoteModel:
     server = ModelServer(url, setting="URL", timeout_s=10)
-    return OpenInference(server, InferenceModel("sum", **served), Choice("peer", shape=shape), max_batch_size=most)
+    dialect = OpenInference(InferenceModel("sum", **served), Choice("peer", shape=shape))
+    return RemoteModel(server, dialect, max_batch_size=most)
 
 
 def pictures(count: int) -> NDArray[np.uint8]:
