@@ -1,9 +1,10 @@
 # One image for both kinds of process: the api by default, a batcher with `python batcher.py`.
 
 FROM python:3.12-slim AS build
-# requirements-onnx.txt for `onnx:` models and `efficientnet-lite0`: docker compose build --build-arg REQUIREMENTS=...
+# requirements-onnx.txt for `onnx:` models and `efficientnet-lite0`, requirements-otel.txt for traces, or both:
+# docker compose build --build-arg REQUIREMENTS="requirements-onnx.txt -r requirements-otel.txt"
 ARG REQUIREMENTS=requirements.txt
-COPY requirements.txt requirements-onnx.txt ./
+COPY requirements.txt requirements-onnx.txt requirements-otel.txt ./
 # Without pip inside, and from wheels only: nothing is compiled, so no compiler is needed here either.
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \

@@ -96,7 +96,7 @@ $(VENV)/.onnx: requirements-onnx.txt $(VENV)/.runtime
 	@$(PIP) -r requirements-onnx.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-onnx.txt $(VENV)/.bench
+$(VENV)/.dev: requirements-dev.txt requirements-onnx.txt requirements-otel.txt $(VENV)/.bench
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

@@ -29,7 +29,7 @@ def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> An
         "detail": error.message,
     }
     answer = Answer(error.http_status, orjson.dumps(body), PROBLEM)
-    answer.code = error.code
+    answer.error = error
     for name, value in (headers or {}).items():
         answer.add(name.lower().encode(), value)
     add_retry_after(answer, error)

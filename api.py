@@ -16,28 +16,33 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from access import REQUEST_ID, begin, tell
 from answers import problem
 from asgi import Answer, Incoming
 from config import Settings
-from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, add_docs
+from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, X_REQUEST_ID, add_docs
 from errors import ServiceError, StartError
 from exposition import CONTENT_TYPE, of_queues
 from fronts import own
 from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
+from logs import set_up_logging
 from memory import calm_collector
 from model_set import load_models
 from news import News
 from service import Service
 from services import PREDICT, Services
-from telemetry import set_up_logging
+from tracing import load_tracing
 from web import add_page
 
 UVICORN_KEEP_ALIVE_S = 5
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than load balancers do (60 s is usual), so that they close first."""
+
+INCOMING = "microbatch.incoming"
+"""Where the scope of a request to a route holds what is known of it."""
 
 log = logging.getLogger("api")
 
@@ -59,26 +64,29 @@ class Api(FastAPI):
         elif front := front_of(path := path_of(scope)):
             answer = await front.answer(self.state.services, Incoming(scope, receive), scope["method"], path)
             await answer(scope, receive, send)
+        elif scope["type"] == "http":
+            scope[INCOMING] = incoming = Incoming(scope, receive)
+            await super().__call__(scope, receive, _with_id(incoming, send))
         else:
             await super().__call__(scope, receive, send)
 
 
-def create_app(models: Mapping[str, Settings] | None = None) -> FastAPI:
-    """Make the application for these models, or those of the environment; nothing is connected before it starts.
+def create_app(models: Mapping[str, Settings]) -> FastAPI:
+    """Make the application for these models, by name; nothing is connected before it starts.
 
-    Raises StartError where the settings are wrong.
+    Raises StartError where the settings are wrong, or something that they ask for is not installed.
     """
-    models = models or load_models()
     of_the_process = next(iter(models.values()))
+    open_tracing = load_tracing(of_the_process.traces)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        set_up_logging(of_the_process.log_level)
-        app.state.services = services = Services(models)
+        app.state.services = services = Services(models, open_tracing)
         server = _running_server()
         if server:
             _set_up_server(server, of_the_process.shutdown_grace_s)
         app.state.news = {one: _news(one, server) for one in services}
+        await services.look()
         calm_collector()
         running = asyncio.create_task(services.run())
         running.add_done_callback(_end_without_it)
@@ -137,7 +145,7 @@ def _end_without_it(running: asyncio.Task[None]) -> None:
 
 
 def _add_predictions(app: FastAPI) -> None:
-    asked = {"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY]}
+    asked = {"requestBody": REQUEST_BODY, "parameters": [PREFER, IDEMPOTENCY_KEY, X_REQUEST_ID]}
 
     @app.post(
         PREDICT,
@@ -161,7 +169,10 @@ def _add_predictions(app: FastAPI) -> None:
 
 
 async def _predict(service: Service, incoming: Incoming) -> Answer:
-    answer = await answered(own.predict(service, incoming), problem, service.metrics)
+    if service.tracing is not None:
+        begin(service.tracing, incoming, PREDICT)
+    incoming.count_in(service.metrics)
+    answer = await answered(incoming, own.predict(service, incoming), problem)
     answer.add(b"vary", "Prefer")
     return answer
 
@@ -169,6 +180,17 @@ async def _predict(service: Service, incoming: Incoming) -> Answer:
 def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+def _with_id(incoming: Incoming, send: Send) -> Send:
+    """Return a `send` that gives the answers of routes their request's id, where they have none yet."""
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] == "http.response.start" and REQUEST_ID not in dict(message["headers"]):
+            message["headers"].append((REQUEST_ID, incoming.id.encode()))
+        await send(message)
+
+    return send_with_id
 
 
 def _add_results(app: FastAPI) -> None:
@@ -231,12 +253,18 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(Exception)
-    async def handle(_request: Request, exc: Exception) -> Response:
-        return problem(service_error(exc), exc.headers if isinstance(exc, HTTPException) else None)  # 405: Allow
+    async def handle(request: Request, exc: Exception) -> Response:
+        headers = exc.headers if isinstance(exc, HTTPException) else None  # 405: Allow
+        answer = problem(service_error(exc), headers)
+        tell(request.scope[INCOMING], answer)
+        return answer
 
 
 try:
-    app = create_app()
+    _models = load_models()
+    _common = next(iter(_models.values()))
+    set_up_logging(_common.log_level, _common.log_format)  # here, or uvicorn's first lines would go another way
+    app = create_app(_models)
 except StartError as error:
     print(f"api: {error}", file=sys.stderr)  # noqa: T201  # a start that fails is one line, not a traceback
     sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,21 +11,50 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from errors import ServiceError
+from ids import SAFE_ID, new_uuid
+from metrics import Metrics
+from tracing import RequestTrace
+
 
 class Incoming:
     """A request.
 
     headers: by lower-case name; of one that is repeated the values joined by commas (RFC 9110, 5.3).
+    uuid: what its jobs' UUIDs are made of. images, body_bytes: once they are known. trace: None where traces are off.
+    metrics: of who counts it, if anybody does.
     """
 
-    __slots__ = ("_receive", "headers")
+    __slots__ = ("_receive", "body_bytes", "headers", "images", "metrics", "scope", "started_s", "trace", "uuid")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.started_s = time.monotonic()
+        self.scope = scope
         self._receive = receive
         self.headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
+        self.uuid = new_uuid()
+        self.images = self.body_bytes = 0
+        self.trace: RequestTrace | None = None
+        self.metrics: Metrics | None = None
+
+    def count_in(self, metrics: Metrics) -> None:
+        """Have it counted there, as in progress until it is answered."""
+        self.metrics = metrics
+        metrics.in_progress += 1
+
+    @property
+    def id(self) -> str:
+        """Its X-Request-ID where the client gave a safe one, else its UUID."""
+        given = self.headers.get("x-request-id")
+        return given if given and SAFE_ID.fullmatch(given) else self.uuid
+
+    @property
+    def context(self) -> str:
+        """What travels with its jobs, so that whoever runs them adds to its trace; "" where it has none."""
+        return "" if self.trace is None else self.trace.context
 
     async def receive(self) -> Message:
         """Return the next part of the body.
@@ -43,12 +73,9 @@ class Incoming:
 
 
 class Answer(Response):
-    """A response whose headers are ready to be sent: names in lower case.
+    """A response whose headers are ready to be sent: names in lower case. error: the one that it tells of."""
 
-    code: what it is counted as.
-    """
-
-    code = "ok"
+    error: ServiceError | None = None
 
     def __init__(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.status_code = status

@@ -25,19 +25,21 @@ import uvloop
 from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
+from calls import CallLog
 from config import Settings
 from decoding import Decoder, Threads
 from errors import InternalError, ModelUnavailable, RedisUnreachable, StartError, UnfitRedis
 from holding import Holding, pauses, sleep_unless
 from inference import Inference
 from jobs import JobQueue
+from logs import ids, set_up_logging
 from memory import calm_collector
 from metrics import JOBS, Metrics
 from model_client import ModelClient, open_model
 from model_set import choose, load_models
 from publishing import Publisher
 from records import Claim, Worker, WorkerState
-from telemetry import set_up_logging
+from tracing import OpenTracing, load_tracing
 
 if TYPE_CHECKING:
     from scrape import Scrape
@@ -76,6 +78,7 @@ class Batcher:
         result_ttl_s: float,
         longest_estimate_s: float,
         metrics: Metrics,
+        call_log: CallLog | None = None,
     ) -> None:
         self._metrics = metrics
         self._queue = queue
@@ -98,6 +101,7 @@ class Batcher:
             worker_id=worker_id,
             on_hang=lambda: _exit_now(HUNG),
             metrics=metrics,
+            call_log=call_log,
         )
         self._holding = Holding(
             queue,
@@ -183,7 +187,8 @@ class Batcher:
         except UnfitRedis:
             raise
         except Exception:
-            log.exception("a claim of %d jobs failed", len(claim.jobs))
+            told = {"claim_id": claim.id, "size": len(claim.jobs), "jobs": ids(job.uuid for job in claim.jobs)}
+            log.exception("a claim failed", extra=told)
             await self._holding.fail(claim.id, InternalError("an error of this service; its log says more"))
 
     def _reason(self, claim: Claim) -> str:
@@ -234,16 +239,17 @@ class Batcher:
                 await self._queue.check_fitness()
                 await self._warm_up()
             except (RedisUnreachable, ModelUnavailable) as exc:
-                what = f"{'Redis' if isinstance(exc, RedisUnreachable) else 'the model'}: {exc.__cause__ or exc}"
-                if what != waiting_for:
-                    log.warning("waiting for %s", what)
-                waiting_for = what
+                what = "Redis" if isinstance(exc, RedisUnreachable) else "the model"
+                reason = str(exc.__cause__ or exc)
+                if what + reason != waiting_for:
+                    log.warning("waiting for %s", what, extra={"reason": reason})
+                waiting_for = what + reason
                 await sleep_unless(stopping, pause_s)
                 continue
             self._is_warm = True
             await self._holding.beat_if_possible()  # at once: the api waits for it
             calm_collector()
-            log.info("ready: %s takes %s, worker %s", self._model_name, self._model.takes, self.id)
+            log.info("ready", extra={"model": self._model_name, "takes": str(self._model.takes), "worker": self.id})
             return True
         return False
 
@@ -253,9 +259,8 @@ class Batcher:
         took_s = time.monotonic() - started_s
         if took_s > self._model_timeout_s:
             log.warning(
-                "the warm-up took %.1f s: a call that long is cut by MICROBATCH_MODEL_TIMEOUT_S=%s",
-                took_s,
-                self._model_timeout_s,
+                "the warm-up took longer than a call may: see MICROBATCH_MODEL_TIMEOUT_S",
+                extra={"seconds": round(took_s, 3), "limit_s": self._model_timeout_s},
             )
 
 
@@ -265,7 +270,7 @@ def _exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def serve(settings: Settings, model: ModelClient) -> None:
+async def serve(settings: Settings, model: ModelClient, worker_id: str, open_tracing: OpenTracing | None) -> None:
     """Run one batcher until SIGTERM or SIGINT, and at most `shutdown_grace_s` longer.
 
     Raises UnfitRedis or StartError where serving makes no sense.
@@ -282,12 +287,19 @@ async def serve(settings: Settings, model: ModelClient) -> None:
     )
     threads = Threads(settings.decode_threads)
     decoder = Decoder(threads, formats=settings.image_formats, max_pixels=settings.max_pixels)
-    batcher = _assemble(settings, queue, model, decoder, metrics)
+    tracing = open_tracing("batcher", worker_id, settings.model) if open_tracing else None
+    batcher = _assemble(
+        settings, queue, model, decoder, metrics=metrics, worker_id=worker_id, call_log=CallLog(tracing)
+    )
+    log.info("started", extra={"model": settings.model, "queue": settings.queue_name})
     async with _watched(settings, queue, metrics, batcher):
         await _until_stopped(batcher, stopping, settings.shutdown_grace_s)
     await model.close()
     threads.close()
     await queue.close()
+    if tracing is not None:
+        tracing.close()
+    log.info("stopped")
 
 
 async def _until_stopped(batcher: Batcher, stopping: asyncio.Event, grace_s: float) -> None:
@@ -295,7 +307,7 @@ async def _until_stopped(batcher: Batcher, stopping: asyncio.Event, grace_s: flo
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
-        log.info("stopping: what is held is finished first")
+        log.info("stopping: what is held is finished first", extra={"grace_s": grace_s})
         await asyncio.wait({running}, timeout=grace_s)
     if not running.done():
         await batcher.leave()
@@ -322,12 +334,21 @@ async def _watched(settings: Settings, queue: JobQueue, metrics: Metrics, batche
         yield
 
 
-def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: Decoder, metrics: Metrics) -> Batcher:
+def _assemble(
+    settings: Settings,
+    queue: JobQueue,
+    model: ModelClient,
+    decoder: Decoder,
+    *,
+    metrics: Metrics,
+    worker_id: str,
+    call_log: CallLog,
+) -> Batcher:
     return Batcher(
         queue,
         model,
         decoder,
-        worker_id=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}",
+        worker_id=worker_id,
         model_name=settings.model,
         max_batch_size=settings.max_batch_size,
         allowed_batch_sizes=settings.allowed_batch_sizes,
@@ -338,6 +359,7 @@ def _assemble(settings: Settings, queue: JobQueue, model: ModelClient, decoder: 
         result_ttl_s=settings.result_ttl_s,
         longest_estimate_s=settings.request_timeout_s / 2,
         metrics=metrics,
+        call_log=call_log,
     )
 
 
@@ -355,8 +377,10 @@ def main() -> int:
     options = _options()
     try:
         settings = choose(load_models(), options.model)
-        set_up_logging(settings.log_level)
-        uvloop.run(serve(settings, open_model(settings)))
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:4]}"
+        set_up_logging(settings.log_level, settings.log_format, worker=worker_id)
+        open_tracing = load_tracing(settings.traces)
+        uvloop.run(serve(settings, open_model(settings), worker_id, open_tracing))
     except (StartError, UnfitRedis) as exc:
         print(f"batcher: {exc}", file=sys.stderr)  # noqa: T201  # a start that fails is one line, not a log record
         return 1

@@ -62,6 +62,7 @@ async def read_body(
                 chunks.append(chunk)
     except TimeoutError as exc:
         raise BodyTimeout(f"the body did not arrive within {body_timeout_s:g} s") from exc
+    incoming.body_bytes = total
     return b"".join(chunks)
 
 

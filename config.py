@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from complaints import did_you_mean, sentences, unknown_names
 from errors import StartError
 from inputs import Accepts, Fit
+from logs import LogFormat
 from setting_types import Names, Numbers, Seconds, SecondsOrZero, Shape, Sizes, empty_is_unset
 
 PREFIX = "MICROBATCH_"
@@ -156,6 +157,10 @@ class Settings(BaseSettings):
     )
     batcher_metrics_host: str = Field("127.0.0.1", min_length=1, description="The address that it listens on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_format: LogFormat = Field("auto", description="`human`, `json`, or `auto`: human on a terminal, else JSON.")
+    traces: Literal["off", "otlp"] = Field(
+        "off", description="`otlp` sends traces to where `OTEL_EXPORTER_OTLP_ENDPOINT` says."
+    )
 
     @field_validator(
         *("input_dtype", "accepts", "fit", "model_dtype"),

@@ -10,6 +10,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from ids import SAFE_ID
+
 SWAGGER_UI = Path(__file__).parent / "page" / "vendor" / "swagger-ui"
 SAMPLE_DIGIT = (  # a PNG of 8x8 pixels, so that the example in /docs can be executed as it is
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAANUlEQVR42iXJQQ3AQAgAsAYFSE"
@@ -49,6 +51,12 @@ IDEMPOTENCY_KEY: dict[str, Any] = {
     "in": "header",
     "schema": {"type": "string", "maxLength": 255},
     "description": "Of your own making: a repeated request with it and the same body runs once and is answered alike",
+}
+X_REQUEST_ID: dict[str, Any] = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "schema": {"type": "string", "pattern": f"^{SAFE_ID.pattern}$"},
+    "description": "Of your own making: it is logged and comes back with the answer",
 }
 PREDICTIONS: Responses = {
     200: {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from uuid import uuid4
 
 from errors import RedisUnreachable, ServiceError, UnfitRedis
 from jobs import JobQueue
+from logs import ids
 from records import Claim, ClaimedJob, Settlement, Timing, Worker
 from verdicts import failed
 
@@ -96,7 +97,9 @@ class Holding:
     def _take(self, claim: Claim) -> None:
         if self.is_empty:
             self._moved_on_s = time.monotonic()
-        self._held[claim.id] = {job.uuid: job for job in claim.jobs}
+        self._held[claim.id] = held = {job.uuid: job for job in claim.jobs}
+        if claim.suspect:
+            log.warning("jobs of a worker that died are run again", extra=_named(claim.id, held))
 
     async def _wait_for_redis(self, exc: RedisUnreachable, stopping: asyncio.Event, pause_s: float) -> None:
         """Pause; then look whether the Redis that came back is fit.
@@ -104,7 +107,7 @@ class Holding:
         Raises UnfitRedis.
         """
         if pause_s == RETRY_S[0]:
-            log.warning("waiting for Redis: %s", exc.__cause__ or exc)
+            log.warning("waiting for Redis", extra={"reason": str(exc.__cause__ or exc)})
         await sleep_unless(stopping, pause_s)
         try:
             await self._queue.check_fitness()
@@ -122,7 +125,8 @@ class Holding:
                 break
             except RedisUnreachable as exc:
                 if time.monotonic() > give_up_s:
-                    log.warning("%d results found no Redis in time: %s", len(settlements), exc.__cause__ or exc)
+                    late = _named(claim_id, [one.uuid for one in settlements])
+                    log.warning("results found no Redis in time", extra={**late, "reason": str(exc.__cause__ or exc)})
                     break
                 await asyncio.sleep(pause_s)
         for one in settlements:
@@ -147,7 +151,7 @@ class Holding:
         try:
             await self._beat()
         except (RedisUnreachable, UnfitRedis) as exc:
-            log.debug("beat: %s", exc.__cause__ or exc)
+            log.debug("a beat was not heard", extra={"reason": str(exc.__cause__ or exc)})
 
     async def _beat(self) -> None:
         """Publish the worker's row; extend its leases while the running call is younger than it may become."""
@@ -161,7 +165,7 @@ class Holding:
         Its row must say that it is gone.
         """
         for claim_id, jobs in list(self._held.items()):
-            log.warning("%d unfinished jobs are given back", len(jobs))
+            log.warning("jobs given back: this worker leaves", extra=_named(claim_id, jobs))
             await self._give_back(claim_id, jobs.values())
         await self.beat_if_possible()
 
@@ -179,7 +183,12 @@ class Holding:
                 break
             else:
                 return
-        log.warning("their leases end by themselves: %s", reason)
+        left = _named(claim_id, [one.uuid for one in settlements])
+        log.warning("jobs cannot be given back: their leases end by themselves", extra={**left, "reason": str(reason)})
+
+
+def _named(claim_id: str, uuids: Collection[str]) -> dict[str, object]:
+    return {"claim_id": claim_id, "size": len(uuids), "jobs": ids(uuids)}
 
 
 def pauses() -> Iterable[float]:

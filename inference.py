@@ -20,11 +20,14 @@ import numpy as np
 from batch_sizes import BatchSizes
 from batching import Batch, BatchEstimate, Runnable, group
 from breaker import CircuitBreaker
+from calls import CallLog
 from decoding import Decoder
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, tells_of_no_memory
+from logs import ids
 from metrics import BATCHES, PADDING, Metrics
 from model_client import ModelClient
 from records import ClaimedJob, Settlement, Timing, Work
+from tracing import Call
 from verdicts import failed, given_back, in_time, settled, sort_out
 
 MOST_GUILTY = 4
@@ -41,8 +44,8 @@ class _Outcome:
     """What a call said of each job of a batch; predictions: None where its jobs are given back."""
 
     batch: Batch
+    call: Call
     predictions: Sequence[object] | None
-    started_s: float
     ended_s: float
 
 
@@ -82,6 +85,7 @@ class Inference:
         worker_id: str,
         on_hang: Callable[[], NoReturn],
         metrics: Metrics,
+        call_log: CallLog | None = None,
     ) -> None:
         self._metrics = metrics
         self._model = model
@@ -92,6 +96,7 @@ class Inference:
         self._breaker = breaker
         self._worker_id = worker_id
         self._on_hang = on_hang
+        self._call_log = call_log or CallLog()
         self._turn = asyncio.Lock()
         self._claims = 0
         self._work = Work()
@@ -127,8 +132,11 @@ class Inference:
             if broken:
                 yield broken
             decode_s = self.decode_s
+            self._call_log.claimed(jobs, claimed_s=claimed_s, decode_s=decode_s)
             batches = [part for batch in group(runnable) for part in self._sizes.split(batch)]
             if not await self._is_free_in_time():
+                waiting = [job for batch in batches for job in batch.jobs]
+                log.warning("jobs given back: the call before theirs is late", extra=_named(waiting))
                 yield [one for batch in batches for one in given_back(batch)]
                 return
             for batch in batches:
@@ -169,7 +177,6 @@ class Inference:
             async with asyncio.timeout(limit_s), self._turn:
                 return True
         except TimeoutError:
-            log.warning("a call of the model is late: what was claimed to follow it is given back")
             return False
 
     async def _run_batch(self, batch: Batch, trial: _Trial) -> AsyncIterator[list[Settlement]]:
@@ -190,19 +197,20 @@ class Inference:
 
         That takes at most 2 log2(n) further calls for each guilty job.
         """
-        started_s = time.monotonic()
+        call = Call(batch.jobs, uuid4().hex[:12], time.monotonic())
         predictions: Sequence[object] | None = None
         if trial.hopeless:
             predictions = [trial.hopeless] * len(batch.jobs)
-        elif self._breaker.pause_s(now_s=started_s) == 0:
+        elif self._breaker.pause_s(now_s=call.started_s) == 0:
             try:
                 predictions = await self._call_model(batch, trial.reason)
             except ModelUnavailable as exc:
-                log.info("a batch of %d found no model: %s", len(batch.jobs), exc)
+                self._call_log.unanswered(call.over(error=exc))
                 if not self._breaker.failed(now_s=time.monotonic()):
                     predictions = [exc] * len(batch.jobs)
             except Exception as exc:  # noqa: BLE001  # whatever a model raises; it is logged below
                 self._breaker.answered()
+                self._call_log.failed(call.over(error=exc), seen=trial.error is not None)
                 parts = self._parts_after(exc, batch, trial)
                 if parts:
                     todo += reversed(parts)
@@ -215,16 +223,16 @@ class Inference:
                 trial.works = True
                 now_s = time.monotonic()
                 self._sizes.passed(batch, now_s=now_s)
-                self._estimate.add(now_s - started_s, size=len(batch.jobs), now_s=now_s, decode_s=trial.decode_s)
-        return _Outcome(batch, predictions, started_s, time.monotonic())
+                self._estimate.add(now_s - call.started_s, size=len(batch.jobs), now_s=now_s, decode_s=trial.decode_s)
+                self._call_log.done(call.over(predictions))
+        return _Outcome(batch, call, predictions, time.monotonic())
 
     def _parts_after(self, exc: Exception, batch: Batch, trial: _Trial) -> list[Batch]:
         """Return the parts that are to be run of a batch that failed; none: its one job is guilty."""
         now_s = time.monotonic()
         if _has_no_memory(exc) and self._sizes.overflowed(batch, now_s=now_s):  # no image is to blame
-            log.warning("the model has no memory for a batch of %d: %r", len(batch.jobs), exc)
+            log.warning("the model has no memory for such a batch", extra={"size": len(batch.jobs)})
             return self._sizes.split(batch)
-        log.warning("a batch of %d failed", len(batch.jobs), exc_info=None if trial.error else exc)
         trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
         return list(batch.halves()) if len(batch.jobs) > 1 else []
 
@@ -246,7 +254,8 @@ class Inference:
                 raise ModelFailed("the model failed on this image") from exc
             if self._model.in_process:
                 log.critical(
-                    "the model hangs: no answer in MICROBATCH_MODEL_TIMEOUT_S=%s; leaving", self._model_timeout_s
+                    "the model hangs: no answer in MICROBATCH_MODEL_TIMEOUT_S; leaving",
+                    extra={"seconds": self._model_timeout_s, "size": len(batch.jobs)},
                 )
                 self._on_hang()
             raise ModelUnavailable("the model did not answer in time; try again later") from exc
@@ -273,19 +282,23 @@ class Inference:
 
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:
+            log.warning("jobs given back: there is no model", extra=_named(outcome.batch.jobs))
             return given_back(outcome.batch, ModelUnavailable.code)
-        model_s = outcome.ended_s - outcome.started_s
-        waited_s = outcome.started_s - trial.claimed_s - trial.decode_s
-        jobs, batch_id = outcome.batch.jobs, uuid4().hex[:12]
-        log.debug("batch %s of %d took %.4f s", batch_id, len(jobs), model_s)
+        model_s = outcome.ended_s - outcome.call.started_s
+        waited_s = outcome.call.started_s - trial.claimed_s - trial.decode_s
+        jobs = outcome.batch.jobs
         self._metrics.batch_s.see(outcome.ended_s - trial.claimed_s)
         for job in jobs:
             self._metrics.queue_s.see(job.queued_s + waited_s)
-        company = (trial.decode_s, model_s, len(jobs), batch_id, self._worker_id)
+        company = (trial.decode_s, model_s, len(jobs), outcome.call.batch_id, self._worker_id)
         return [
             settled(job, prediction, Timing(job.queued_s + waited_s, *company))
             for job, prediction in zip(jobs, outcome.predictions, strict=True)
         ]
+
+
+def _named(jobs: Sequence[ClaimedJob]) -> dict[str, object]:
+    return {"size": len(jobs), "jobs": ids(job.uuid for job in jobs)}
 
 
 def _has_no_memory(exc: Exception) -> bool:

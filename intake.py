@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import urandom
-from uuid import UUID, uuid5
 
 import numpy as np
 
@@ -13,22 +11,6 @@ from decoding import Decoder
 from errors import InvalidImage, ServiceError
 from inputs import ModelInput
 from records import Job, encoded_payload, tensor_payload
-
-VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-
-
-def new_uuid() -> str:
-    """Return a random UUID (RFC 9562, version 4), as uuid.uuid4 does, in a third of its time."""
-    digits = urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
-
-
-def job_uuids(request_uuid: str, count: int) -> list[str]:
-    """Return the UUIDs of a request's jobs: its own where it has one image, else uuid5 of it and the number."""
-    if count == 1:
-        return [request_uuid]
-    namespace = UUID(request_uuid)
-    return [str(uuid5(namespace, str(number))) for number in range(count)]
 
 
 class Intake:
@@ -43,9 +25,9 @@ class Intake:
         self._near = near
 
     async def prepare(
-        self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput
+        self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput, *, context: str = ""
     ) -> list[Job | ServiceError]:
-        """Return each upload's job, or why it cannot be one."""
+        """Return each upload's job, or why it cannot be one; context: of the request's trace, goes with them."""
         found = dict[int, Upload | ServiceError](enumerate(uploads))
         near: dict[int, bytes] = {}
         for place, upload in enumerate(uploads):
@@ -57,19 +39,19 @@ class Intake:
                 found[place] = self._decoder.look(upload)
         if near:
             found.update(zip(near, await self._work_on(list(near.values()), takes), strict=True))
-        return [_job(found[place], uuid, takes) for place, uuid in enumerate(uuids)]
+        return [_job(found[place], uuid, takes, context) for place, uuid in enumerate(uuids)]
 
     async def _work_on(self, files: Sequence[bytes], takes: ModelInput) -> Sequence[Upload | ServiceError]:
         return await (self._decoder.check(files) if takes.accepts == "encoded" else self._decoder.decode(files, takes))
 
 
-def _job(image: Upload | ServiceError, uuid: str, takes: ModelInput) -> Job | ServiceError:
+def _job(image: Upload | ServiceError, uuid: str, takes: ModelInput, context: str) -> Job | ServiceError:
     if isinstance(image, ServiceError):
         return image
     if isinstance(image, bytes):
-        return Job(uuid, encoded_payload(uuid, image))
+        return Job(uuid, encoded_payload(uuid, image, context))
     if takes.accepts == "encoded":
         return InvalidImage("this model takes image files, not tensors")
     if image.shape != takes.shape or (image.dtype != takes.dtype and image.dtype.newbyteorder("=") != takes.dtype):
         return InvalidImage(f"the tensor is {image.dtype} {image.shape}; this model takes {takes.dtype} {takes.shape}")
-    return Job(uuid, tensor_payload(uuid, np.ascontiguousarray(image, dtype=takes.dtype)))
+    return Job(uuid, tensor_payload(uuid, np.ascontiguousarray(image, dtype=takes.dtype), context))

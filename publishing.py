@@ -65,6 +65,6 @@ class Publisher:
             try:
                 await self._queue.count(self._process_id, row, self._number, self._sending)
             except (RedisUnreachable, UnfitRedis) as exc:
-                log.debug("counts: %s", exc.__cause__ or exc)
+                log.debug("counts were not heard", extra={"reason": str(exc.__cause__ or exc)})
             else:
                 self._sending, self._said = {}, row

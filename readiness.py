@@ -92,7 +92,7 @@ class Readiness:
     def redis_failed(self, exc: Unavailable) -> None:
         """Take note that a command failed: until Redis answers again, requests are refused at once."""
         if self.redis_is_up:
-            log.warning("Redis: %s", exc.__cause__ or exc)
+            log.warning("Redis is not to be had", extra={"reason": str(exc.__cause__ or exc)})
             self._look_now.set()
         self._redis_trouble = exc.message
 
@@ -127,7 +127,12 @@ class Readiness:
         self._take_in([worker for worker in workers if worker.state in WARM and worker.takes], now_s)
 
     def _take_in(self, warm: list[Worker], now_s: float) -> None:
+        had_some = bool(self.workers)
         self.workers = tuple(worker for worker in warm if worker.silent_s <= self._worker_timeout_s)
+        if self.workers and not had_some:
+            log.info("ready", extra={"workers": len(self.workers)})
+        elif had_some and not self.workers:
+            log.warning("no batcher is alive and warm")
         if self.workers:
             freshest = min(self.workers, key=lambda worker: worker.silent_s)
             self._alive_at_s = max(self._alive_at_s, now_s - freshest.silent_s)

@@ -1,6 +1,7 @@
 r"""What crosses Redis, and its form in bytes: jobs, claims, settlements, results, workers. No I/O.
 
-payload   `<uuid> tensor <numpy dtype> <shape>\n<raw bytes>` or `<uuid> encoded - -\n<image file>`
+payload   `<uuid> tensor <numpy dtype> <shape>\n<raw bytes>` or `<uuid> encoded - -\n<image file>`; a traced request's
+          has its W3C context as a further word: `<traceparent>` or `<traceparent>;<tracestate>`
 dead      `<given up at, ms> <length of the result>\n<result><payload>`
 result    `<uuid> ok|error <queue_s> <decode_s> <model_s> <batch_size> <batch_id> <worker_id>\n<JSON>`
 The UUID inside each is looked at before anything is answered: a reply that reaches the wrong reader is seen.
@@ -205,19 +206,29 @@ class Worker:
         )
 
 
-def tensor_payload(uuid: str, tensor: NDArray[Any]) -> bytes:
-    """Return a C-contiguous tensor as a job's payload."""
-    return b"".join((uuid.encode(), _tensor_header(tensor.dtype, tensor.shape), tensor.data))
+def tensor_payload(uuid: str, tensor: NDArray[Any], context: str = "") -> bytes:
+    """Return a C-contiguous tensor as a job's payload; context: of its request's trace."""
+    return b"".join((uuid.encode(), _tensor_header(tensor.dtype, tensor.shape), _end(context), tensor.data))
 
 
 @lru_cache(maxsize=256)
 def _tensor_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    return f" tensor {dtype.str} {','.join(map(str, shape))}\n".encode()
+    return f" tensor {dtype.str} {','.join(map(str, shape))}".encode()
 
 
-def encoded_payload(uuid: str, image: bytes) -> bytes:
-    """Return an image file as a job's payload."""
-    return b"".join((f"{uuid} encoded - -\n".encode(), image))
+def encoded_payload(uuid: str, image: bytes, context: str = "") -> bytes:
+    """Return an image file as a job's payload; context: of its request's trace."""
+    return b"".join((uuid.encode(), b" encoded - -", _end(context), image))
+
+
+def _end(context: str) -> bytes:
+    return f" {context}\n".encode() if context else b"\n"
+
+
+def context_of(job: ClaimedJob) -> str:
+    """Return the W3C context that came with a job, "" where its request is not traced."""
+    words = job.payload[: job.payload.find(b"\n")].split(b" ")
+    return words[4].decode("latin-1") if len(words) > 4 else ""
 
 
 def read_payload(job: ClaimedJob) -> NDArray[Any] | bytes:
@@ -227,6 +238,8 @@ def read_payload(job: ClaimedJob) -> NDArray[Any] | bytes:
     """
     end = job.payload.find(b"\n")
     uuid, _, header = job.payload[:end].partition(b" ")
+    if header.count(b" ") == 3:  # a context, of each request another one: not for the cache
+        header = header.rpartition(b" ")[0]
     if uuid != job.uuid.encode():
         raise InternalError("the image was mixed up on its way; send it again")
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from errors import DeadlineExceeded, ModelUnavailable, QueueFull, RedisUnreachable, Unavailable, from_code
 from jobs import MAX_JOBS_PER_CALL, JobQueue
+from logs import ids
 from outbox import Outbox
 from readiness import Readiness
 from records import Job, Progress, Result, Submission, Timing, read_result
@@ -205,7 +206,7 @@ class Results:
         try:
             self._finish(read_result(token))
         except (ValueError, KeyError):  # of another version, or mixed up: what it was for is polled for
-            log.warning("a ring cannot be read")
+            log.warning("a ring cannot be read", extra={"bytes": len(token)})
         return True
 
     def _finish(self, result: Result) -> None:
@@ -247,7 +248,8 @@ class Results:
             if job.uuid == uuid and waiting.deadline_s > now_s
         ]
         if again:
-            log.warning("%d jobs were forgotten by Redis and are submitted again", len(again))
+            told = {"size": len(again), "jobs": ids(one.jobs[0].uuid for one in again)}
+            log.warning("jobs were forgotten by Redis and are submitted again", extra=told)
             await self._outbox.send(again)
 
 

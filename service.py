@@ -16,8 +16,9 @@ from budget import ByteBudget, Share
 from config import Settings
 from decoding import Decoder, Threads
 from errors import DeadlineExceeded, NotFound, RedisUnreachable, ServiceError, UnfitRedis
+from ids import job_uuids
 from inputs import ModelInput
-from intake import Intake, job_uuids
+from intake import Intake
 from jobs import JobQueue
 from looks import ApiProcess, Look
 from metrics import Metrics
@@ -28,6 +29,7 @@ from publishing import Publisher
 from readiness import Readiness, override_input
 from records import Job, Result
 from results import Results
+from tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,13 @@ class Outcomes:
 class Service:
     """Everything one api process holds of a model while it runs.
 
-    budget: its part of what the process may hold. threads: shared by all models.
+    budget: its part of what the process may hold. threads: shared by all models. tracing: None: traces are off.
     """
 
-    def __init__(self, settings: Settings, *, budget: ByteBudget, threads: Threads) -> None:
+    def __init__(
+        self, settings: Settings, *, budget: ByteBudget, threads: Threads, tracing: Tracing | None = None
+    ) -> None:
+        self.tracing = tracing
         self.settings = settings
         self.budget = budget
         self.metrics = Metrics(on=settings.metrics)
@@ -140,7 +145,6 @@ class Service:
         share: Share,
         *,
         takes: ModelInput,
-        uuid: str,
         read_s: float,
         prefer: Preferences = NO_PREFERENCES,
         again: bool = False,
@@ -149,12 +153,15 @@ class Service:
         """Make jobs of a request's images and wait for what becomes of them; None: the client is to come back for it.
 
         read_s: when its body was there; the time for its preparation counts from then.
-        again: it may have been asked for before, under this UUID.
+        again: it may have been asked for before, under its UUID.
         whole: an image that cannot be a job fails the request before any is admitted, as it does where nobody waits.
         Raises ServiceError, starlette's ClientDisconnect.
         """
-        prepared = await self._prepare(uploads, uuid, takes)
+        incoming.images = len(uploads)
+        prepared = await self._prepare(incoming, uploads, takes)
         decode_s = time.monotonic() - read_s
+        if incoming.trace is not None:
+            incoming.trace.prepared(decode_s)
         if whole or prefer.respond_async:  # whoever collects the result later would find no trace of it
             _require_all(prepared)
         jobs = [one for one in prepared if isinstance(one, Job)]
@@ -168,16 +175,17 @@ class Service:
         return Outcomes([by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared], decode_s)
 
     async def _prepare(
-        self, uploads: Sequence[Upload], request_uuid: str, takes: ModelInput
+        self, incoming: Incoming, uploads: Sequence[Upload], takes: ModelInput
     ) -> list[Job | ServiceError]:
+        uuids = job_uuids(incoming.uuid, len(uploads))
         if not self.settings.simulated_decode_s and isinstance(uploads[0], np.ndarray):  # it takes no time
-            return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+            return await self.intake.prepare(uploads, uuids, takes, context=incoming.context)
         self._decoding += len(uploads)
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 if self.settings.simulated_decode_s:  # holds no thread, however many wait
                     await asyncio.sleep(self.settings.simulated_decode_s)
-                return await self.intake.prepare(uploads, job_uuids(request_uuid, len(uploads)), takes)
+                return await self.intake.prepare(uploads, uuids, takes, context=incoming.context)
         except TimeoutError as exc:
             raise DeadlineExceeded("the image was not decoded in time; try again later") from exc
         finally:

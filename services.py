@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from uuid import uuid4
 
 from budget import ByteBudget
 from config import Settings
 from decoding import Threads
-from errors import ModelNotFound, Unavailable
+from errors import ModelNotFound, RedisUnreachable, Unavailable, UnfitRedis
 from readiness import RETRY_AFTER_S
 from service import Service
+from tracing import OpenTracing
 
 PREDICT = "/predict"
+FIRST_LOOK_S = 0.5
 
 
 class Services:
     """The models of a process, by name, the default one first.
 
     at: the one that answers at a path. served: the one that the fronts of other servers have under a name.
+    open_tracing: see tracing.load_tracing; None: traces are off.
     """
 
-    def __init__(self, models: Mapping[str, Settings]) -> None:
+    def __init__(self, models: Mapping[str, Settings], open_tracing: OpenTracing | None = None) -> None:
+        self.tracing = open_tracing("api", uuid4().hex[:12], "") if open_tracing else None
         of_the_process = next(iter(models.values()))
         self._threads = Threads(of_the_process.decode_threads)
         budget = ByteBudget(of_the_process.max_held_bytes)
         self.by_name = {
-            name: Service(settings, budget=budget.part(), threads=self._threads) for name, settings in models.items()
+            name: Service(settings, budget=budget.part(), threads=self._threads, tracing=self.tracing)
+            for name, settings in models.items()
         }
         self.default = next(iter(self.by_name.values()))
         self.at = {PREDICT: self.default} | {f"{PREDICT}/{name}": one for name, one in self.by_name.items()}
@@ -46,6 +53,13 @@ class Services:
             raise ModelNotFound(f"there is no model {name[:80]} here, only {', '.join(self.by_name)}")
         return found
 
+    async def look(self) -> None:
+        """Look once at each queue, but not for long; before that all requests would be refused."""
+        with suppress(TimeoutError, RedisUnreachable, UnfitRedis):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for one in self:
+                    await one.readiness.look()
+
     async def run(self) -> None:
         """Watch Redis and listen for results, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -53,10 +67,12 @@ class Services:
                 tasks.create_task(one.run())
 
     async def close(self) -> None:
-        """Send what is still to be sent to Redis, and give back threads and connections."""
+        """Send what is still to be sent, and give back threads and connections."""
         self._threads.close()
         for one in self:
             await one.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def require_models(self) -> None:
         """Look whether a request to any model would be answered soon.

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 from batching import Batch, Runnable
 from errors import DeadlineExceeded, InternalError, ModelFailed, ServiceError, from_code
-from records import ClaimedJob, Settlement, Timing, error_value, prediction_value, read_payload
+from records import (
+    ClaimedJob,
+    Settlement,
+    Timing,
+    context_of,
+    error_value,
+    prediction_value,
+    read_payload,
+)
+
+MOST_LOGGED = 1000
+"""How much of what a model says of an image is logged, in characters."""
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +31,10 @@ def sort_out(jobs: Iterable[ClaimedJob]) -> tuple[list[Runnable], list[Settlemen
             try:
                 runnable.append((job, read_payload(job)))
             except InternalError as exc:
+                log.warning("a job cannot be read", extra={**_named(job), "reason": exc.message})
                 refusals.append(failed(job, exc, Timing(job.queued_s)))
         elif job.verdict == "poison":
+            log.warning("a job is given up: it ended each process that ran it", extra=_named(job))
             given_up = ModelFailed("this image ended the process that ran it, several times; it was given up")
             refusals.append(Settlement(job.uuid, job.api_id, "dead", error_value(given_up, Timing(job.queued_s))))
         else:
@@ -49,10 +62,11 @@ def settled(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:
         try:
             return Settlement(job.uuid, job.api_id, "ok", prediction_value(prediction, timing))
         except TypeError as exc:
-            log.error("a prediction cannot be written as JSON: %s", exc)  # noqa: TRY400  # the traceback is orjson's
+            told = {**_named(job), "reason": str(exc)}
+            log.error("a prediction cannot be written as JSON", extra=told)  # noqa: TRY400  # the traceback is orjson's
             prediction = ModelFailed("the model's prediction cannot be written as JSON")
     if not isinstance(prediction, ServiceError):
-        log.warning("the model failed on the image of job %s: %r", job.uuid, prediction)
+        log.warning("the model failed on an image", extra={**_named(job), "reason": repr(prediction)[:MOST_LOGGED]})
         prediction = ModelFailed("the model failed on this image")
     return failed(job, prediction, timing)
 
@@ -64,6 +78,12 @@ def failed(job: ClaimedJob, error: ServiceError, timing: Timing) -> Settlement:
 
 def _late(job: ClaimedJob, waited_s: float) -> Settlement:
     """Give up a job whose time is over; where its last try failed for want of the model, that is what it says."""
+    log.debug("a job's time was over before a model was free", extra=_named(job))
     late = "the job's time was over before a model was free"
     error = from_code(job.last_code, "the model was not available in time") if job.last_code else DeadlineExceeded(late)
     return failed(job, error, Timing(job.queued_s + waited_s))
+
+
+def _named(job: ClaimedJob) -> dict[str, object]:
+    context = context_of(job)
+    return {"job": job.uuid, "trace_id": context[3:35]} if context else {"job": job.uuid}

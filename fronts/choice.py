@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from access import begin
 from asgi import Answer, Incoming
 from errors import ServiceError
 from fronts import open_inference, tf_serving
@@ -16,20 +17,26 @@ from services import Services
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The paths of another server: what serves them, and how it words a refusal."""
+    """The paths of another server: what serves them, and how it words a refusal.
+
+    route: of its predictions, as traces name it.
+    """
 
     prefix: str
+    route: str
     serve: Callable[[Services, Incoming, str, str], Awaitable[Answer]]
     refusal: Callable[[ServiceError], Answer]
 
     async def answer(self, services: Services, incoming: Incoming, method: str, path: str) -> Answer:
-        """Answer one request."""
-        return await answered(self.serve(services, incoming, method, path), self.refusal)
+        """Answer one request; those that may ask for predictions are traced."""
+        if method == "POST" and services.tracing is not None:
+            begin(services.tracing, incoming, self.route)
+        return await answered(incoming, self.serve(services, incoming, method, path), self.refusal)
 
 
 FRONTS = (
-    Front(tf_serving.PREFIX, tf_serving.serve, tf_serving.refusal),
-    Front(open_inference.PREFIX, open_inference.serve, open_inference.refusal),
+    Front(tf_serving.PREFIX, tf_serving.ROUTE, tf_serving.serve, tf_serving.refusal),
+    Front(open_inference.PREFIX, open_inference.ROUTE, open_inference.serve, open_inference.refusal),
 )
 
 

@@ -3,57 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from asgi import Answer
+from access import tell
+from asgi import Answer, Incoming
 from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
-from metrics import Metrics
 
 CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
 
-log = logging.getLogger("api")
 
-
-async def answered(
-    asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer], metrics: Metrics | None = None
-) -> Answer:
-    """Return the answer, or what `refuse` makes of the error in its place.
-
-    metrics: counts it.
-    """
-    if metrics is None:
-        return (await _answered(asked, refuse))[0]
-    began_s = time.monotonic()
-    metrics.in_progress += 1
-    answer, code = await _answered(asked, refuse)
-    metrics.in_progress -= 1
-    metrics.answered(answer.status_code, code, time.monotonic() - began_s)
+async def answered(incoming: Incoming, asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
+    """Return the answer, or what `refuse` makes of the error in its place; tell of it, and count it if it is to be."""
+    answer = await _answered(asked, refuse)
+    took_s = tell(incoming, answer)
+    if incoming.metrics is not None:
+        incoming.metrics.in_progress -= 1
+        incoming.metrics.answered(answer.status_code, _code(answer), took_s)
     return answer
 
 
-async def _answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> tuple[Answer, str]:
+def _code(answer: Answer) -> str:
+    if answer.error is not None:
+        return answer.error.code
+    return "client_gone" if answer.status_code == CLIENT_GONE else "ok"
+
+
+async def _answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
     try:
-        answer = await asked
+        return await asked
     except ClientDisconnect:
-        return Answer(CLIENT_GONE, b"", ()), "client_gone"
+        return Answer(CLIENT_GONE, b"", ())
     except asyncio.CancelledError:  # by uvicorn, once its grace is over
-        error: ServiceError = Unavailable("the service is shutting down; try again")
+        return refuse(Unavailable("the service is shutting down; try again"))
     except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
-        error = service_error(exc)
-    else:
-        return answer, answer.code
-    return refuse(error), error.code
+        return refuse(service_error(exc))
 
 
 def service_error(exc: Exception) -> ServiceError:
-    """Return any error as one of ours; a bug is logged."""
+    """Return any error as one of ours; that of a bug has it as its cause, for the log."""
     if isinstance(exc, ServiceError):
         return exc
     if isinstance(exc, HTTPException):
@@ -61,5 +53,6 @@ def service_error(exc: Exception) -> ServiceError:
         return known.get(exc.status_code, BadRequest)(str(exc.detail))
     if isinstance(exc, RequestValidationError | ClientDisconnect):
         return BadRequest("the request cannot be read")
-    log.error("internal error", exc_info=exc)
-    return InternalError("an error of this service; its log says more")
+    bug = InternalError("an error of this service; its log says more")
+    bug.__cause__ = exc
+    return bug

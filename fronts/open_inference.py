@@ -13,7 +13,6 @@ import orjson
 from answers import JSON, add_retry_after
 from asgi import Answer, Incoming
 from errors import MethodNotAllowed, NotFound, ServiceError
-from fronts.failures import answered
 from fronts.inference import Call, datatype, read, weigh
 from fronts.named import VERSION, Named, find_served
 from fronts.replies import write
@@ -24,6 +23,7 @@ from service import Service
 from services import Services
 
 PREFIX = "/v2"
+ROUTE = "/v2/models/{name}/infer"
 EXTENSIONS = ("binary_tensor_data", "model_configuration")
 
 _INFER = "/infer"
@@ -52,13 +52,15 @@ async def serve(services: Services, incoming: Incoming, method: str, path: str) 
         return _SERVER[found["health"] or ""](services)
     service = find_served(services, Named(found["name"], found["version"]))
     if found["what"] == _INFER:
-        return await answered(_infer(service, incoming), refusal, service.metrics)
+        incoming.count_in(service.metrics)
+        return await _infer(service, incoming)
     return _MODEL[found["what"] or ""](service)
 
 
 def refusal(error: ServiceError) -> Answer:
     """Return an error as Triton words it."""
     answer = Answer(_STATUS.get(error.http_status, error.http_status), orjson.dumps({"error": error.message}), JSON)
+    answer.error = error
     add_retry_after(answer, error)
     return answer
 

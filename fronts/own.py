@@ -11,7 +11,7 @@ from answers import accepted, add_timing, predictions
 from asgi import Answer, Incoming
 from bodies import split_body
 from errors import DeadlineExceeded, IdempotencyKeyReused, NotFound
-from intake import job_uuids, new_uuid
+from ids import job_uuids
 from prefer import preferences, read_key
 from records import Progress, Result
 from service import Service
@@ -27,7 +27,6 @@ async def predict(service: Service, incoming: Incoming) -> Answer:
 
     Raises ServiceError.
     """
-    started_s = time.monotonic()
     with service.budget.share() as share:
         takes = service.readiness.require()
         prefer = preferences(incoming.headers.get("prefer"))
@@ -36,16 +35,17 @@ async def predict(service: Service, incoming: Incoming) -> Answer:
         uploads = await split_body(kind, body, max_images=service.settings.max_images_per_request)
         read_s = time.monotonic()
         key = read_key(incoming.headers.get("idempotency-key"))
-        uuid = await _uuid_of(service, key, kind, body) if key else new_uuid()
+        if key:
+            incoming.uuid = await _uuid_of(service, key, kind, body)
         outcomes = await service.ask(
-            incoming, uploads, share, takes=takes, uuid=uuid, read_s=read_s, prefer=prefer, again=bool(key)
+            incoming, uploads, share, takes=takes, read_s=read_s, prefer=prefer, again=bool(key)
         )
-    request_id = uuid if len(uploads) == 1 else f"{uuid}.{len(uploads)}"
+    request_id = incoming.uuid if len(uploads) == 1 else f"{incoming.uuid}.{len(uploads)}"
     if outcomes is None:
         answer = accepted(request_id)
     else:
         answer = predictions(request_id, outcomes.each)
-        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - started_s)
+        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - incoming.started_s)
     if prefer.applied:
         answer.add(b"preference-applied", prefer.applied)
     return answer

@@ -10,7 +10,6 @@ import orjson
 from answers import JSON, add_retry_after
 from asgi import Answer, Incoming
 from errors import BadRequest, MethodNotAllowed, NotFound, ServiceError, Unavailable
-from fronts.failures import answered
 from fronts.instances import read
 from fronts.named import VERSION, Named, find_served
 from fronts.numbers import weigh
@@ -20,6 +19,7 @@ from service import Service
 from services import Services
 
 PREFIX = "/v1"
+ROUTE = "/v1/models/{name}:predict"
 LABELS = ("stable",)
 """What the one version is called."""
 SIGNATURE = "serving_default"
@@ -52,7 +52,8 @@ async def serve(services: Services, incoming: Incoming, method: str, path: str) 
         return answer
     service = find_served(services, Named(found["name"], found["version"], found["label"]), labels=LABELS)
     if what == ":predict":
-        return await answered(_predict(service, incoming), refusal, service.metrics)
+        incoming.count_in(service.metrics)
+        return await _predict(service, incoming)
     if what:
         return _metadata(service) if what == "/metadata" else _no_examples()
     return _status(service)
@@ -61,6 +62,7 @@ async def serve(services: Services, incoming: Incoming, method: str, path: str) 
 def refusal(error: ServiceError) -> Answer:
     """Return an error as TensorFlow Serving words it."""
     answer = Answer(_STATUS.get(error.http_status, error.http_status), orjson.dumps({"error": error.message}), JSON)
+    answer.error = error
     add_retry_after(answer, error)
     return answer
 

@@ -15,7 +15,6 @@ from budget import Share
 from errors import DeadlineExceeded, InternalError, ServiceError
 from fronts import encodings
 from inputs import ModelInput
-from intake import new_uuid
 from records import Result
 from service import Service
 
@@ -49,20 +48,17 @@ async def answer_whole(service: Service, incoming: Incoming, reader: Reader) -> 
 
     Raises ServiceError.
     """
-    started_s = time.monotonic()
     with service.budget.share() as share:
         takes = service.readiness.require()
         body = await _unpacked(service, incoming, share)
         read_s = time.monotonic()
         asked = await _read(service, body, takes, reader, share)
-        outcomes = await service.ask(
-            incoming, asked.rows, share, takes=takes, uuid=new_uuid(), read_s=read_s, whole=True
-        )
+        outcomes = await service.ask(incoming, asked.rows, share, takes=takes, read_s=read_s, whole=True)
         if outcomes is None:
             raise InternalError("a request that waits was to be collected later")
         predictions = [_prediction(one) for one in outcomes.each]
         answer = await _in_time(service, sum(map(len, predictions)), lambda: asked.answer(predictions))
-        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - started_s)
+        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - incoming.started_s)
         return answer
 
 

@@ -19,10 +19,10 @@ import orjson
 
 from config import load_settings
 from errors import ModelUnavailable, StartError
+from logs import set_up_logging
 from models.frames import HEAD, Frame, of_predictions, read_batch
 from models.own_code import OwnCode, find
 from models.scaling import Scaling
-from telemetry import set_up_logging
 
 log = logging.getLogger("model")
 
@@ -31,7 +31,8 @@ def main() -> int:
     """Open the model and serve; return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    set_up_logging(load_settings().log_level)
+    settings = load_settings()
+    set_up_logging(settings.log_level, settings.log_format)
     which = orjson.loads(sys.argv[2])
     scaling = Scaling(**which["scaling"])
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
@@ -63,7 +64,7 @@ def _answer(code: OwnCode, scaling: Scaling, frame: Frame) -> Frame:
     except ModelUnavailable as exc:
         return Frame.of(unavailable=exc.message)
     except BaseException as exc:  # what would end more than this call, as a panic of a Rust library
-        log.warning("a call of %d bytes failed", len(frame.body), exc_info=exc)
+        log.warning("a call failed", extra={"bytes": len(frame.body)}, exc_info=exc)
         return Frame.of(error=f"{type(exc).__name__}: {exc}")
 
 

@@ -120,7 +120,8 @@ def open_graph(source: Path | bytes, settings: Settings, *, ranking: Ranking | N
     choice, sizes = Choice.of(settings), settings.allowed_batch_sizes
     takes, scaling = replace(choice, fit=choice.fit or fit).learn(graph.declared(sizes))
     if not takes.takes_images and len(takes.shape) == 3 and takes.shape[0] in _CHANNELS:
-        log.warning("%s takes no images but %s tensors; set MICROBATCH_INPUT_LAYOUT=nchw", settings.model, takes.shape)
+        told = {"model": settings.model, "shape": str(takes.shape)}
+        log.warning("the model takes no images but tensors: set MICROBATCH_INPUT_LAYOUT=nchw", extra=told)
     tried = np.zeros((min(2, settings.max_batch_size), *takes.shape), takes.dtype)
     return InProcess(
         graph.predict,

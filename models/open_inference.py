@@ -113,7 +113,7 @@ class OpenInference:
     def _take_settings(self) -> None:
         if self._model.input_name is None:
             raise StartError(f"MICROBATCH_INFERENCE_INPUT=: is needed, the model {self} does not say what it takes")
-        log.info("the model server does not say what the model %s takes: the settings do", self)
+        log.info("the model server does not say what it takes: the settings do", extra={"model": str(self)})
         self.takes = self._choice.over(None)
         sent = self._scaling.apply(np.zeros((1, *self.takes.shape), self.takes.dtype)).dtype.name
         self._input = WireInput.of(self._model.input_name, "bytes" if self.takes.accepts == "encoded" else sent)

@@ -91,7 +91,7 @@ class OwnProcess:
         try:
             child = await self._running()
         except StartError as exc:
-            log.warning("the model cannot be opened again: %s", exc)
+            log.warning("the model cannot be opened again", extra={"reason": str(exc)})
             raise ModelUnavailable("the model cannot be started again now; try again") from exc
         return _check(await child.ask(call))
 
@@ -160,7 +160,7 @@ class _Child:
             return (await self.read()).read()
         except (OSError, asyncio.IncompleteReadError):
             await self._end()
-            log.warning("the model's process ended within a call (exit code %s)", self._process.returncode)
+            log.warning("the model's process ended within a call", extra={"exit_code": self._process.returncode})
             raise ProcessEndedError("the model failed on this image") from None
         except asyncio.CancelledError:
             self._kill()

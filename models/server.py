@@ -73,7 +73,7 @@ class ModelServer:
                 response = await self._send_again_if_lost(request)
                 await response.aread()
         except (TimeoutError, httpx.HTTPError) as exc:
-            log.warning("model server does not answer: %r", exc)
+            log.warning("the model server does not answer", extra={"reason": repr(exc)})
             raise ModelUnavailable("the model server does not answer; try again") from exc
         return response
 
@@ -120,7 +120,7 @@ def _open_http(url: str, setting: str, timeout_s: float) -> httpx.AsyncClient:
 
 def error_of(response: httpx.Response) -> ServiceError:
     """Log what the server said, and say the same in safe words."""
-    log.warning("model server answered %d: %s", response.status_code, own_text(response))
+    log.warning("the model server refused", extra={"status": response.status_code, "reason": own_text(response)})
     if response.status_code in _MAY_LACK_MEMORY and tells_of_no_memory(own_text(response)):
         return BatchTooLarge("the model server has no memory for this")
     kind, message = _ANSWERS.get(response.status_code, _NONSENSE)
@@ -142,7 +142,8 @@ def understood(response: httpx.Response) -> Iterator[None]:
         yield
     except ValueError as exc:
         # Predictions are payloads: only the size is logged.
-        log.warning("model server answered %d with nonsense, bytes=%d", response.status_code, len(response.content))
+        told = {"status": response.status_code, "bytes": len(response.content)}
+        log.warning("the model server answered nonsense", extra=told)
         raise _NONSENSE[0](_NONSENSE[1]) from exc
 
 

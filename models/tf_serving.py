@@ -85,7 +85,7 @@ class TFServing:
         """Ask what the model takes, see Dialect."""
         response = await server.ask_about(self, f"{self._model.path}/metadata", allowed=_NO_METADATA)
         if response.status_code != OK:
-            log.info("the model server does not say what the model %s takes: the settings do", self)
+            log.info("the model server does not say what it takes: the settings do", extra={"model": str(self)})
             self.takes = self._choice.over(None)
             return
         with understood(response):

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,24 +25,35 @@ PNG = {"Content-Type": "image/png"}
 
 @dataclass
 class Stack:
-    """One Valkey server and the processes around it, each started by name, all killed together."""
+    """One Valkey server and the processes around it, each started by name, all killed together.
+
+    logged: what they write to stderr is kept in the folder.
+    """
 
     folder: Path
+    logged: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, cwd=ROOT, env=self.environment(**settings))
+        log = self.folder / f"{len(self.processes)}.log"
+        with log.open("wb") if self.logged else nullcontext() as stderr:
+            process = subprocess.Popen(command, cwd=ROOT, env=self.environment(**settings), stderr=stderr)
         self.processes.append(process)
         return process
+
+    def log_of(self, process: subprocess.Popen[bytes]) -> list[str]:
+        """Return the lines that a process has written to stderr."""
+        return (self.folder / f"{self.processes.index(process)}.log").read_text().splitlines()
 
     def environment(self, **settings: str) -> dict[str, str]:
         """Return the environment of a process of this stack."""
         return os.environ | {"REDIS_URL": f"unix://{self.folder}/redis.sock"} | settings
 
-    def start_redis(self) -> subprocess.Popen[bytes]:
+    def start_redis(self, *options: str) -> subprocess.Popen[bytes]:
         server = str(get_binary_path())
         socket = f"{self.folder}/redis.sock"
-        return self.start(server, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(self.folder))
+        place = ("--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(self.folder))
+        return self.start(server, *place, *options)
 
     def start_batcher(self, **settings: str) -> subprocess.Popen[bytes]:
         return self.start(sys.executable, "batcher.py", **settings)

@@ -117,7 +117,8 @@ async def test_one_scrape_tells_the_whole_of_several_api_workers_and_outlives_a_
     stack.start_batcher()
     server = stack.start_api_workers(4)
     clients = [stack.client() for _ in range(8)]
-    await until_ready(clients[0])
+    for client in clients:
+        await until_ready(client)
     await asyncio.gather(*(predict(client, 5) for client in clients))
     shown: list[float] = []
 
@@ -131,10 +132,11 @@ async def test_one_scrape_tells_the_whole_of_several_api_workers_and_outlives_a_
     # when
     workers = [child for child in psutil.Process(server.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     workers[0].kill()
-    await asyncio.sleep(0)
     for client in clients:
         await client.aclose()
     clients[:] = [stack.client() for _ in range(8)]
+    for client in clients:
+        await until_ready(client)
     await asyncio.gather(*(predict(client, 5) for client in clients))
 
     # then

@@ -15,8 +15,9 @@ import images
 from bench.workloads import photo
 from decoding import Decoder, Threads
 from errors import InvalidImage, UnsupportedMediaType
+from ids import job_uuids, new_uuid
 from inputs import ModelInput
-from intake import Intake, job_uuids, new_uuid
+from intake import Intake
 from records import ClaimedJob, Job, read_payload
 from tests.pictures import FORMATS, colours, encoded
 

@@ -160,7 +160,7 @@ def test_the_image_starts_the_api_without_a_shell_between_it_and_its_signals() -
 
 
 def test_the_image_installs_only_what_is_pinned_and_in_a_stage_of_its_own() -> None:
-    files = ("requirements.txt", "requirements-onnx.txt")
+    files = ("requirements.txt", "requirements-onnx.txt", "requirements-otel.txt")
     lines = [line for file in files for line in (ROOT / file).read_text().splitlines() if line and line[0] != "#"]
     pinned = [line.partition(";")[0] for line in lines if line != "-r requirements.txt"]
 

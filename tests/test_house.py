@@ -37,6 +37,11 @@ def test_only_the_wire_speaks_redis_and_only_the_queue_uses_it() -> None:
     assert {room for room, path in ROOMS.items() if "wire" in imports(path)} == {"jobs"}
 
 
+def test_only_the_room_that_is_opened_when_traces_are_on_speaks_opentelemetry() -> None:
+    assert {room for room, path in ROOMS.items() if "opentelemetry" in imports(path)} == {"otlp"}
+    assert {room for room, path in ROOMS.items() if "otlp" in imports(path)} == set()
+
+
 def test_api_and_batcher_never_import_each_other_and_the_api_no_model() -> None:
     assert not {"batcher", "model_client"} & reached("api")
     assert not {name for room in reached("api") for name in imports(ROOMS[room]) if name == "httpx"}

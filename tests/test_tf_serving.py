@@ -15,6 +15,7 @@ import pytest
 from config import load_settings
 from errors import ModelFailed, ModelUnavailable
 from inputs import ModelInput
+from logs import JsonFormatter
 from model_client import open_model
 from models.scaling import Scaling
 from tests.model_server import last_call
@@ -219,9 +220,10 @@ async def test_the_log_holds_neither_a_long_answer_nor_values_of_the_request(
         with pytest.raises(ModelFailed):
             await labels.predict(np.full((1, 4, 4), 7.125, np.float32))
 
-    records = [record.getMessage() for record in caplog.records if record.name == "models.server"]
+    lines = JsonFormatter({}).format
+    records = [lines(record) for record in caplog.records if record.name == "models.server"]
     assert len(records) == 2
-    assert all(len(record) < 400 and "\n" not in record and "7.125" not in record for record in records)
+    assert all(len(record) < 600 and "\n" not in record and "7.125" not in record for record in records)
 
 
 @pytest.mark.parametrize("name", ["few", "garbage", "html-200"])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from config import Settings
+from config import Settings, variable_name
 from errors import StartError
 from tools.local_redis import find_redis, log_path, private_directory, redis_command, socket_path, wait_until_up
 from tools.processes import KeptProcess, say, stop_in_order
@@ -49,6 +49,8 @@ class LocalService:
         self._port = port
         self._grace_s = self._settings.shutdown_grace_s + EXTRA_GRACE_S
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if self._settings.log_format == "auto" and sys.stderr.isatty():  # theirs is a pipe to this process
+            self._env[variable_name("log_format")] = "human"
         self._stages: list[list[KeptProcess]] = []  # in the order of stopping
         self._on_stop = ExitStack()
 

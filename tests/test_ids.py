@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import RFC_4122, UUID
 
-from intake import job_uuids, new_uuid
+from ids import job_uuids, new_uuid
 
 
 def test_a_new_uuid_is_one_of_version_4_and_like_no_other() -> None:
