@@ -15,7 +15,7 @@ ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODEL) $(MICROBATCH_MODEL)),$(
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-peers check format coverage chaos bench bench-full bench-seed bench-growth bench-peers clean
+.PHONY: help install run test test-peers check format coverage chaos screenshots bench bench-full bench-seed bench-growth bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ coverage: $(VENV)/.dev ## run the tests and show which lines they miss, child pr
 
 chaos: $(VENV)/.dev ## kill, stall and corrupt real parts for an hour or more: [SEED=1] [ARGS="-k random"]
 	@CHAOS=long exec $(BIN)/python -m pytest -m chaos -p no:cacheprovider -o faulthandler_timeout=0 -ra $(ARGS)
+
+screenshots: $(VENV)/.dev ## take the pictures of the page anew, a minute and a half
+	@exec $(BIN)/python -m tests.screenshots
 
 bench: $(VENV)/.bench ## measure beside the floor of FastAPI and a bare loop, about two minutes
 	@exec $(BIN)/python -m bench.run $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -14,6 +15,8 @@ from records import Result, Timing
 
 JSON = ((b"content-type", b"application/json"),)
 PROBLEM = ((b"content-type", b"application/problem+json"),)
+MOST_BATCHES = 32
+"""How many batches one answer names: what stands between may take no longer headers."""
 
 
 def problem(error: ServiceError, headers: Mapping[str, str] | None = None) -> Answer:
@@ -63,7 +66,7 @@ def add_timing(
     decode_s: float | None = None,
     total_s: float | None = None,
 ) -> None:
-    """Say why it took its time: of several images, the slowest; what is not known is left out."""
+    """Say why it took its time: of several images, the slowest, and all batches; what is not known is left out."""
     timings = [outcome.timing for outcome in outcomes if isinstance(outcome, Result)]
     slowest = timings[0] if len(timings) == 1 else max(timings, key=_waited_s, default=Timing())
     decode = "" if decode_s is None else f"decode;dur={decode_s * 1000:.2f}, "
@@ -73,6 +76,15 @@ def add_timing(
         f"{decode}queue;dur={slowest.queue_s * 1000:.2f}, model;dur={slowest.model_s * 1000:.2f}{total}",
     )
     answer.add(b"microbatch-batch-size", str(slowest.batch_size))
+    if len(timings) > 1:
+        answer.add(b"microbatch-batches", _batches(timings))
+
+
+def _batches(timings: Sequence[Timing]) -> str:
+    """Name the batches that the images rode in: `"<id>";size=32;images=14`, where 18 were of other requests."""
+    images = Counter((timing.batch_id, timing.batch_size) for timing in timings if timing.batch_size)
+    named = images.most_common(MOST_BATCHES)
+    return ", ".join(f'"{batch_id}";size={size};images={count}' for (batch_id, size), count in named)
 
 
 def _waited_s(timing: Timing) -> float:

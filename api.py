@@ -30,8 +30,10 @@ from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
 from logs import set_up_logging
 from memory import calm_collector
+from news import News
 from service import Service
 from tracing import load_tracing
+from web import add_page
 
 UVICORN_KEEP_ALIVE_S = 5
 KEEP_ALIVE_S = 75
@@ -76,7 +78,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service = Service(settings, open_tracing)
-        _set_up_server(settings.shutdown_grace_s)
+        server = _running_server()
+        if server:
+            _set_up_server(server, settings.shutdown_grace_s)
+        app.state.news = News(
+            service.look,
+            problem=service.readiness.trouble,
+            stopping=lambda: server is not None and server.should_exit,
+            worker_timeout_s=settings.worker_timeout_s,
+        )
         calm_collector()
         running = asyncio.create_task(service.run())
         running.add_done_callback(_end_without_it)
@@ -96,19 +106,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _add_results(app)
     _add_health(app)
     add_docs(app)
+    add_page(app)
     _add_handlers(app)
     return app
 
 
-def _set_up_server(grace_s: float) -> None:
+def _running_server() -> uvicorn.Server | None:
+    """Return the server: however uvicorn was started, SIGTERM is handled by a method of it."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if isinstance(server, uvicorn.Server) else None
+
+
+def _set_up_server(server: uvicorn.Server, grace_s: float) -> None:
     """Have uvicorn wait so long for open connections when it stops, and keep idle ones; unless it was told otherwise.
 
-    By itself it waits for ever, and closes at the moment at which a load balancer may send. However it was started,
-    its server handles SIGTERM by a method of its own.
+    By itself it waits for ever, and closes at the moment at which a load balancer may send.
     """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not isinstance(server, uvicorn.Server):
-        return
     if server.config.timeout_graceful_shutdown is None:
         server.config.timeout_graceful_shutdown = math.ceil(grace_s)
     if server.config.timeout_keep_alive == UVICORN_KEEP_ALIVE_S:

@@ -81,6 +81,14 @@ class Readiness:
                 "the model server is down: the circuit breaker of every batcher is open", retry_after_s=RETRY_AFTER_S
             )
 
+    def trouble(self) -> str | None:
+        """Return why a request would not be answered soon, None where it would."""
+        try:
+            self.require_model()
+        except Unavailable as exc:
+            return exc.message
+        return None
+
     def redis_failed(self, exc: Unavailable) -> None:
         """Take note that a command failed: until Redis answers again, requests are refused at once."""
         if self.redis_is_up:

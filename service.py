@@ -106,13 +106,20 @@ class Service:
         if self.tracing:
             self.tracing.close()
 
+    def require_counts(self) -> None:
+        """Look whether this process counts what it does.
+
+        Raises NotFound.
+        """
+        if not self.metrics.on:
+            raise NotFound("nothing is counted here: MICROBATCH_METRICS is off")
+
     async def look(self) -> Look | None:
         """Return how the queue stands, this process's last counts included; None where Redis does not answer.
 
         Raises NotFound where nothing is counted.
         """
-        if not self.metrics.on:
-            raise NotFound("nothing is counted here: MICROBATCH_METRICS is off")
+        self.require_counts()
         await self.publisher.publish()
         try:
             return await self.queue.look()

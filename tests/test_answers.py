@@ -8,7 +8,7 @@ import orjson
 import pytest
 from starlette.responses import Response
 
-from answers import accepted, add_timing, predictions, problem
+from answers import MOST_BATCHES, accepted, add_timing, predictions, problem
 from asgi import Answer
 from errors import WIRE_ERRORS, InvalidImage, ModelFailed, QueueFull, ServiceError, TooLarge
 from records import Result, Timing
@@ -108,6 +108,25 @@ def test_the_timing_is_that_of_the_slowest_image(turn: int) -> None:
     # then: milliseconds, as Server-Timing has them
     assert response.headers["server-timing"] == "decode;dur=1.23, queue;dur=400.00, model;dur=250.00, total;dur=2000.00"
     assert response.headers["microbatch-batch-size"] == "3"
+
+
+def test_an_answer_of_several_images_names_their_batches_and_how_many_of_each_are_its_own() -> None:
+    timings = [Timing(batch_size=32, batch_id="a1"), Timing(batch_size=7, batch_id="b2")]
+    response, lone = Answer(200, b"", ()), Answer(200, b"", ())
+
+    add_timing(response, [done(timing=timings[place]) for place in (0, 1, 0)])
+    add_timing(lone, [done(timing=timings[0])])
+
+    assert response.headers["microbatch-batches"] == '"a1";size=32;images=2, "b2";size=7;images=1'
+    assert "microbatch-batches" not in lone.headers
+
+
+def test_an_answer_names_no_more_batches_than_a_header_may_be_long() -> None:
+    response = Answer(200, b"", ())
+
+    add_timing(response, [done(timing=Timing(batch_size=1, batch_id=f"{place:012x}")) for place in range(1024)])
+
+    assert response.headers["microbatch-batches"].count(";size=1;images=1") == MOST_BATCHES
 
 
 def test_a_request_that_reached_no_model_spent_no_time_there() -> None:

@@ -3,66 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import expect
 
+from tests.browser import HOST, Visit, opened
 from tests.stack import Stack, until_ready
 from tools.service import free_port
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-HOST = "service.test"  # under the name localhost, Swagger UI would never ask its validator's host
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-proxy-server",
-    f"--host-resolver-rules=MAP {HOST} 127.0.0.1",
-)
 REFERENCE = re.compile(r"""\b(?:src|href)\s*=\s*["']?([^"'\s>]+)""")
 
 
-@dataclass
-class Visit:
-    """A page in a browser, whom it asked, and what it complained about."""
-
-    page: Page
-    hosts: set[str] = field(default_factory=set)
-    errors: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Listen from the first request on."""
-        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
-        self.page.on("websocket", lambda websocket: self.hosts.add(urlsplit(websocket.url).netloc))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._note)
-
-    def _note(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.errors.append(message.text)
-
-
 @pytest.fixture
-def chromium() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium on PATH")
-    return found
-
-
-@pytest.fixture
-async def visit(chromium: str) -> AsyncIterator[Visit]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield Visit(await browser.new_page())
-        await browser.close()
+async def visit() -> AsyncIterator[Visit]:
+    async with opened() as visiting:
+        yield visiting
 
 
 async def test_the_example_of_predict_is_answered_with_a_digit(shared_stack: Stack) -> None:
