@@ -11,11 +11,9 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 from uuid import uuid4
-
-import numpy as np
 
 from batch_sizes import BatchSizes
 from batching import Batch, BatchEstimate, Runnable, group
@@ -24,17 +22,15 @@ from calls import CallLog
 from decoding import Decoder
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, tells_of_no_memory
 from logs import ids
-from metrics import BATCHES, PADDING, Metrics
+from metrics import Metrics
+from model_calls import ModelCalls
 from model_client import ModelClient
-from records import ClaimedJob, Settlement, Timing, Work
+from records import ClaimedJob, Settlement, Timing
 from tracing import Call
 from verdicts import failed, given_back, in_time, settled, sort_out
 
 MOST_GUILTY = 4
 """Jobs that fail alone before the rest of their batch does too, where no call has succeeded: it is the model then."""
-
-LATE_S = 0.1
-"""How much more than twice the expected time a call may take before jobs that wait for it are given back."""
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +65,7 @@ class _Trial:
 class Inference:
     """Runs jobs in batches, one model call at a time; a claim may be prepared while another is with the model.
 
-    model_timeout_s: after this a call to a remote model is cut. A thread cannot be, so where a model in this process
-    hangs, `on_hang` ends the process and its leases run out.
+    model_timeout_s, on_hang: see ModelCalls.
     """
 
     def __init__(
@@ -87,34 +82,24 @@ class Inference:
         metrics: Metrics,
         call_log: CallLog | None = None,
     ) -> None:
+        self.calls = ModelCalls(
+            model, model_timeout_s=model_timeout_s, estimate=estimate, sizes=sizes, on_hang=on_hang, metrics=metrics
+        )
         self._metrics = metrics
         self._model = model
         self._decoder = decoder
-        self._model_timeout_s = model_timeout_s
         self._estimate = estimate
         self._sizes = sizes
         self._breaker = breaker
         self._worker_id = worker_id
-        self._on_hang = on_hang
         self._call_log = call_log or CallLog()
         self._turn = asyncio.Lock()
         self._claims = 0
-        self._work = Work()
-        self._call_began_s = 0.0
-        self.expected_end_s = 0.0
-        """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
-        self._late_s = math.inf
         self.decode_s = 0.0
         """What decoding the images of the last claim took."""
         self.decoded = asyncio.Event()
         """Not set while images are decoded."""
         self.decoded.set()
-
-    @property
-    def work(self) -> Work:
-        """What it has done so far."""
-        running_s = time.monotonic() - self._call_began_s if self._call_began_s else 0.0
-        return replace(self._work, busy_s=round(self._work.busy_s + running_s, 6))
 
     async def run(self, jobs: Sequence[ClaimedJob], reason: str) -> AsyncIterator[list[Settlement]]:
         """Yield what becomes of just claimed jobs: first of those that cannot run, then call by call.
@@ -172,7 +157,7 @@ class Inference:
         """Wait for the call that runs; False where it is late."""
         if not self._turn.locked():
             return True
-        limit_s = None if self._late_s == math.inf else self._late_s - time.monotonic()
+        limit_s = None if self.calls.late_s == math.inf else self.calls.late_s - time.monotonic()
         try:
             async with asyncio.timeout(limit_s), self._turn:
                 return True
@@ -203,7 +188,7 @@ class Inference:
             predictions = [trial.hopeless] * len(batch.jobs)
         elif self._breaker.pause_s(now_s=call.started_s) == 0:
             try:
-                predictions = await self._call_model(batch, trial.reason)
+                predictions = await self.calls.predict(batch, trial.reason)
             except ModelUnavailable as exc:
                 self._call_log.unanswered(call.over(error=exc))
                 if not self._breaker.failed(now_s=time.monotonic()):
@@ -235,50 +220,6 @@ class Inference:
             return self._sizes.split(batch)
         trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
         return list(batch.halves()) if len(batch.jobs) > 1 else []
-
-    async def _call_model(self, batch: Batch, reason: str) -> Sequence[object]:
-        """Call the model within its time.
-
-        Raises ModelUnavailable where it does not answer, ModelFailed on a wrong number of predictions.
-        """
-        images = self._sizes.pad(batch.images)
-        least_s = self._estimate.least_s(len(batch.jobs))
-        self._call_began_s = now_s = time.monotonic()
-        self.expected_end_s = now_s + least_s if least_s else 0.0
-        self._late_s = now_s + 2 * least_s + LATE_S if least_s else math.inf
-        try:
-            async with asyncio.timeout(self._model_timeout_s) as limit:
-                predictions = await self._model.predict(images)
-        except TimeoutError as exc:
-            if not limit.expired():  # the model's own
-                raise ModelFailed("the model failed on this image") from exc
-            if self._model.in_process:
-                log.critical(
-                    "the model hangs: no answer in MICROBATCH_MODEL_TIMEOUT_S; leaving",
-                    extra={"seconds": self._model_timeout_s, "size": len(batch.jobs)},
-                )
-                self._on_hang()
-            raise ModelUnavailable("the model did not answer in time; try again later") from exc
-        finally:
-            self._count(len(batch.jobs), len(images) - len(batch.jobs), reason)
-        if isinstance(predictions, np.ndarray):
-            predictions = np.ascontiguousarray(predictions)  # or orjson would refuse its rows
-        elif not isinstance(predictions, list | tuple):
-            raise ModelFailed("the model must give a list of predictions, one an image")
-        if len(predictions) != len(images):
-            raise ModelFailed(f"the model gave {len(predictions)} predictions for {len(images)} images")
-        return predictions if images is batch.images else predictions[: len(batch.jobs)]
-
-    def _count(self, size: int, padding: int, reason: str) -> None:
-        """Count the call that has just ended."""
-        call_s = time.monotonic() - self._call_began_s
-        self._call_began_s = 0.0
-        self._work = Work(self._work.batches + 1, self._work.images + size, self._work.busy_s + call_s)
-        self._metrics.model_s.see(call_s)
-        self._metrics.batch_size.see(size)
-        self._metrics.count(BATCHES, reason)
-        if padding:
-            self._metrics.count(PADDING, by=padding)
 
     def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
         if outcome.predictions is None:

@@ -14,11 +14,11 @@ from uuid import uuid4
 import pytest
 from numpy.typing import NDArray
 
-from batcher import Batcher
 from bench.workloads import photo
 from decoding import Decoder, Threads
 from inputs import ModelInput
 from jobs import JobQueue
+from loop import Batcher
 from metrics import Metrics
 from models.in_process import InProcess
 from models.scaling import Scaling

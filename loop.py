@@ -1,0 +1,249 @@
+"""The batcher's loop: claim, batch, predict, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from typing import NoReturn
+
+from batch_sizes import BatchSizes
+from batching import BatchEstimate
+from breaker import CircuitBreaker
+from calls import CallLog
+from decoding import Decoder
+from errors import InternalError, ModelUnavailable, RedisUnreachable, UnfitRedis
+from holding import Holding, pauses, sleep_unless
+from inference import Inference
+from jobs import JobQueue
+from logs import ids
+from memory import calm_collector
+from metrics import JOBS, Metrics
+from model_client import ModelClient
+from records import Claim, Worker, WorkerState
+
+CLAIMING_TAKES_S = 0.002
+"""How long making the next claim takes, until it is known."""
+SHORT_WAIT_S = 0.1
+"""A wait for company up to this is slept: a quiet Redis looks at the end of a blocking wait ten times a second only."""
+LOOK_S = 0.005
+"""How often it is looked meanwhile whether the company has come."""
+PATIENCE = 0.1
+"""The part of a batch's time that an idle worker waits for images which an api is still decoding."""
+HUNG = 70
+"""Exit code of a batcher whose own model hangs: whoever runs it starts it again."""
+
+log = logging.getLogger("batcher")
+
+
+class Batcher:
+    """One worker: it holds one claim, and the next one shortly before the model is done with that."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        model: ModelClient,
+        decoder: Decoder,
+        *,
+        worker_id: str,
+        model_name: str,
+        max_batch_size: int,
+        allowed_batch_sizes: tuple[int, ...],
+        max_wait_s: float,
+        lease_s: float,
+        max_solo: int,
+        model_timeout_s: float,
+        result_ttl_s: float,
+        longest_estimate_s: float,
+        metrics: Metrics,
+        call_log: CallLog | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._queue = queue
+        self._model = model
+        self._model_name = model_name
+        self._sizes = BatchSizes(allowed_batch_sizes)
+        self._max_batch_size = min([max_batch_size, *allowed_batch_sizes[-1:]])
+        self._max_wait_s = max_wait_s
+        self._model_timeout_s = model_timeout_s
+        self.id = worker_id
+        self._estimate = BatchEstimate(cap_s=longest_estimate_s)
+        self._breaker = CircuitBreaker()
+        self._inference = Inference(
+            model,
+            decoder,
+            model_timeout_s=model_timeout_s,
+            estimate=self._estimate,
+            sizes=self._sizes,
+            breaker=self._breaker,
+            worker_id=worker_id,
+            on_hang=lambda: exit_now(HUNG),
+            metrics=metrics,
+            call_log=call_log,
+        )
+        self._holding = Holding(
+            queue,
+            worker_id=worker_id,
+            lease_s=lease_s,
+            max_solo=max_solo,
+            model_timeout_s=model_timeout_s,
+            result_ttl_s=result_ttl_s,
+            describe=self._describe,
+        )
+        self._is_warm = self._is_gone = self._by_itself = False
+        self._block_s = 0.0
+        self._claiming_takes_s = CLAIMING_TAKES_S
+        self._begun: asyncio.Task[None] | None = None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until told to stop; what is held then is finished first.
+
+        Raises UnfitRedis or StartError where serving makes no sense.
+        """
+        beating = asyncio.create_task(self._holding.beat_forever())
+        try:
+            if await self._get_ready(stopping):
+                while not stopping.is_set():
+                    await self.step(stopping)
+            if self._begun:
+                await self._begun
+        finally:
+            beating.cancel()
+            await self.leave()
+
+    async def step(self, stopping: asyncio.Event) -> None:
+        """Serve one claim; make the next one just before the model is done."""
+        serving = self._begun or await self._begin(stopping)
+        self._begun = None
+        if serving is None:
+            return
+        if await self._is_nearly_done(serving) and not stopping.is_set():
+            self._begun = await self._begin(stopping)
+        await serving
+
+    async def leave(self) -> None:
+        """Give back what is held, without counting it as a death, and take this worker off the list."""
+        self._is_gone = True
+        await self._holding.leave()
+
+    async def _begin(self, stopping: asyncio.Event) -> asyncio.Task[None] | None:
+        """Claim, and begin to serve what was given; without another claim to serve, wait for the bell if need be."""
+        alone = self._holding.is_empty
+        if alone and (pause_s := self._breaker.pause_s(now_s=time.monotonic())) > 0:
+            await sleep_unless(stopping, pause_s)
+            self._block_s = 0.0  # what was given back is there already
+            if stopping.is_set():
+                return None
+        began_s = time.monotonic()
+        claim = await self._holding.claim(
+            stopping,
+            max_batch_size=1 if self._breaker.is_open else self._max_batch_size,
+            least_s=self._estimate.value_s(now_s=began_s),
+            max_wait_s=self._max_wait_s,
+            patience_s=PATIENCE * self._estimate.usual_s,
+            block_s=self._block_s if alone else 0.0,
+        )
+        if claim is None:
+            return None
+        self._block_s = claim.block_s
+        self._by_itself = claim.suspect or sum(job.verdict == "run" for job in claim.jobs) == 1
+        if claim.jobs:
+            if not alone:
+                self._claiming_takes_s = time.monotonic() - began_s
+            return asyncio.create_task(self._serve(claim))
+        if alone and 0 < claim.wait_s <= SHORT_WAIT_S:
+            await asyncio.sleep(min(claim.wait_s, LOOK_S))
+            self._block_s = 0.0
+        return None
+
+    async def _serve(self, claim: Claim) -> None:
+        try:
+            async for settlements in self._inference.run(claim.jobs, self._reason(claim)):
+                for one in settlements:
+                    self._metrics.count(JOBS, one.outcome)
+                await self._holding.settle(claim.id, settlements)
+        except UnfitRedis:
+            raise
+        except Exception:
+            told = {"claim_id": claim.id, "size": len(claim.jobs), "jobs": ids(job.uuid for job in claim.jobs)}
+            log.exception("a claim failed", extra=told)
+            await self._holding.fail(claim.id, InternalError("an error of this service; its log says more"))
+
+    def _reason(self, claim: Claim) -> str:
+        """Return why a claim is as small or large as it is."""
+        if claim.suspect:
+            return "suspect"
+        if len(claim.jobs) >= self._max_batch_size:
+            return "full"
+        return "wait_over" if self._max_wait_s > 0 else "idle"
+
+    async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
+        """Wait until the next claim is to be made; False where this one is to be over first.
+
+        As late as possible, so that the next batch is as full as possible. A quick model is not worth it. Suspects
+        run with nothing else in the process, and so does a job that alone is blamed if it dies. Batches that are to
+        wait for company do.
+        """
+        await asyncio.sleep(0)  # the call begins, or the decoding before it
+        await self._inference.decoded.wait()
+        spare_s = self._inference.calls.expected_end_s - time.monotonic() - 2 * self._claiming_takes_s
+        if spare_s <= 0:  # one slow claim must not be the last one that is made ahead
+            self._claiming_takes_s = max(CLAIMING_TAKES_S, 0.9 * self._claiming_takes_s)
+        if spare_s <= 0 or self._by_itself or self._max_wait_s > 0 or self._breaker.is_open:
+            return False
+        await asyncio.wait({serving}, timeout=max(0.0, spare_s - self._inference.decode_s))
+        return not serving.done()
+
+    def _describe(self) -> Worker:
+        """Return what this worker says of itself."""
+        state: WorkerState = "idle" if self._holding.is_empty else "busy"
+        if self._is_gone:
+            state = "gone"
+        elif not self._is_warm:
+            state = "warming"
+        elif self._breaker.is_open:
+            state = "breaker_open"
+        takes = self._model.takes if self._is_warm else None
+        batch_s = self._estimate.value_s(now_s=time.monotonic())
+        return Worker(self.id, state, 0.0, takes, batch_s, self._model_name, self._inference.calls.work)
+
+    async def _get_ready(self, stopping: asyncio.Event) -> bool:
+        """Wait for Redis, then for the model; False where told to stop meanwhile."""
+        waiting_for = ""
+        for pause_s in pauses():
+            if stopping.is_set():
+                break
+            try:
+                await self._queue.check_fitness()
+                await self._warm_up()
+            except (RedisUnreachable, ModelUnavailable) as exc:
+                what = "Redis" if isinstance(exc, RedisUnreachable) else "the model"
+                reason = str(exc.__cause__ or exc)
+                if what + reason != waiting_for:
+                    log.warning("waiting for %s", what, extra={"reason": reason})
+                waiting_for = what + reason
+                await sleep_unless(stopping, pause_s)
+                continue
+            self._is_warm = True
+            await self._holding.beat_if_possible()  # at once: the api waits for it
+            calm_collector()
+            log.info("ready", extra={"model": self._model_name, "takes": str(self._model.takes), "worker": self.id})
+            return True
+        return False
+
+    async def _warm_up(self) -> None:
+        started_s = time.monotonic()
+        await self._model.warm_up(self._sizes.allowed)
+        took_s = time.monotonic() - started_s
+        if took_s > self._model_timeout_s:
+            log.warning(
+                "the warm-up took longer than a call may: see MICROBATCH_MODEL_TIMEOUT_S",
+                extra={"seconds": round(took_s, 3), "limit_s": self._model_timeout_s},
+            )
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process though a thread hangs in it."""
+    logging.shutdown()
+    os._exit(code)
