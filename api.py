@@ -64,11 +64,9 @@ class Api(FastAPI):
         elif front := front_of(path := path_of(scope)):
             answer = await front.answer(self.state.services, Incoming(scope, receive), scope["method"], path)
             await answer(scope, receive, send)
-        elif scope["type"] == "http":
+        else:
             scope[INCOMING] = incoming = Incoming(scope, receive)
             await super().__call__(scope, receive, _with_id(incoming, send))
-        else:
-            await super().__call__(scope, receive, send)
 
 
 def create_app(models: Mapping[str, Settings]) -> FastAPI:

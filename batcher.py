@@ -63,7 +63,11 @@ async def serve(settings: Settings, model: ModelClient, worker_id: str, open_tra
     )
     log.info("started", extra={"model": settings.model, "queue": settings.queue_name})
     async with _watched(settings, queue, metrics, batcher):
-        await _until_stopped(batcher, stopping, settings.shutdown_grace_s)
+        finished = await _finishes(batcher, stopping, settings.shutdown_grace_s)
+    if not finished:  # a thread may hang in the model
+        if tracing is not None:
+            tracing.close()
+        exit_now(0)
     await model.close()
     threads.close()
     await queue.close()
@@ -72,7 +76,8 @@ async def serve(settings: Settings, model: ModelClient, worker_id: str, open_tra
     log.info("stopped")
 
 
-async def _until_stopped(batcher: Batcher, stopping: asyncio.Event, grace_s: float) -> None:
+async def _finishes(batcher: Batcher, stopping: asyncio.Event, grace_s: float) -> bool:
+    """Run until told to stop; return whether what was held then was finished in time."""
     running = asyncio.create_task(batcher.run(stopping))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -81,9 +86,10 @@ async def _until_stopped(batcher: Batcher, stopping: asyncio.Event, grace_s: flo
         await asyncio.wait({running}, timeout=grace_s)
     if not running.done():
         await batcher.leave()
-        exit_now(0)
+        return False
     told.cancel()
     await running
+    return True
 
 
 @asynccontextmanager

@@ -268,7 +268,10 @@ def load_settings() -> Settings:
     Raises StartError naming key, value and rule, one line for all that is wrong.
     """
     known = {variable_name(field): field for field in Settings.model_fields}
-    wrong = unknown_names((name for name in os.environ if SEPARATOR not in name), PREFIX, known)
+    models = os.environ.get(PREFIX + "MODELS", "").upper().split(",")  # what they are named tells what may be meant
+    fields = [field.upper() for field in Settings.model_fields]
+    of_each = [f"{PREFIX}{model.strip()}{SEPARATOR}{field}" for model in models for field in fields]
+    wrong = unknown_names((name for name in os.environ if SEPARATOR not in name), PREFIX, [*known, *of_each])
     try:
         settings = Settings()
     except ValidationError as exc:

@@ -20,7 +20,7 @@ key               type    content                                               
 :key:<hash>       STRING  fingerprint of the body that came with an Idempotency-Key        deadline + TTL
 :stats            HASH    counters; what the last api to submit said it still decodes       constant
 :totals           HASH    what all processes have counted since Redis was empty (metrics.py)  some 500 fields
-:counted:<id>     STRING  number of the last call in which a process counted              60 s
+:counted:<id>     STRING  number of the last call in which a process counted              1 hour
 :apis             HASH    api process -> last word, ms, what it is doing                   60 s of silence
 
 A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
@@ -111,6 +111,7 @@ class JobQueue:
     def __init__(
         self, url: str, *, name: str, timeout_s: float, on_reply: Callable[[str, float], None] | None = None
     ) -> None:
+        self.name = name
         prefix = f"{{mb:{name}}}:"
         self._prefix = prefix
         self._keys = [prefix + key for key in CORE_KEYS]

@@ -82,7 +82,8 @@ class ModelCalls:
             raise self._hung(len(batch.jobs)) from exc
         finally:
             self._count(len(batch.jobs), len(images) - len(batch.jobs), reason)
-        return _one_each(predictions, len(images))[: len(batch.jobs)]
+        each = _one_each(predictions, len(images))
+        return each if images is batch.images else each[: len(batch.jobs)]
 
     def _hung(self, size: int) -> ModelUnavailable:
         """Return the error of a call that was cut; where it goes on in a thread, end the process instead."""

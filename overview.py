@@ -67,6 +67,9 @@ class Watch:
 
     def see(self, look: Look) -> Overview:
         """Take in a look and return what it shows."""
+        if self._looks and look.at_s < self._looks[-1].at_s:  # another Redis, whose clock is behind
+            self._looks.clear()
+            self._words.clear()
         before = self._looks[-1] if self._looks else look
         self._looks.append(look)
         while len(self._looks) > 1 and look.at_s - self._looks[1].at_s >= WINDOW_S:

@@ -34,6 +34,7 @@ class Publisher:
         self._number = 0
         self._sending: Amounts = {}
         self._said = ""
+        self._refused = False
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -41,7 +42,10 @@ class Publisher:
         rounds = 0
         while True:
             rounds += 1
-            await self._publish(self._row(), even_if_idle=rounds % ROW_EVERY == 0)
+            try:
+                await self._publish(self._row(), even_if_idle=rounds % ROW_EVERY == 0)
+            except Exception:  # a process that cannot count still serves
+                log.exception("counting failed")
             await asyncio.sleep(EVERY_S)
 
     async def publish(self) -> None:
@@ -52,10 +56,12 @@ class Publisher:
         """Publish what is left, and that this process is gone."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_S):
+                await self.publish()  # what is on its way first, then what came meanwhile
                 await self._publish("gone", even_if_idle=True)
 
     async def _publish(self, row: str, *, even_if_idle: bool) -> None:
         """Publish if there is reason to; a Redis that is away hears of it later."""
+        self._metrics.add_up()  # however long a call takes or fails, no value is kept until then
         async with self._turn:
             if not self._sending:  # else the last call, whose reply did not come, is made again under its number
                 self._sending = self._metrics.take()
@@ -64,7 +70,11 @@ class Publisher:
                 return
             try:
                 await self._queue.count(self._process_id, row, self._number, self._sending)
-            except (RedisUnreachable, UnfitRedis) as exc:
+            except RedisUnreachable as exc:
                 log.debug("counts were not heard", extra={"reason": str(exc.__cause__ or exc)})
+            except UnfitRedis as exc:
+                if not self._refused:
+                    log.warning("Redis does not take what is counted", extra={"reason": str(exc.__cause__ or exc)})
+                self._refused = True
             else:
-                self._sending, self._said = {}, row
+                self._sending, self._said, self._refused = {}, row, False

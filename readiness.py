@@ -92,7 +92,8 @@ class Readiness:
     def redis_failed(self, exc: Unavailable) -> None:
         """Take note that a command failed: until Redis answers again, requests are refused at once."""
         if self.redis_is_up:
-            log.warning("Redis is not to be had", extra={"reason": str(exc.__cause__ or exc)})
+            reason = str(exc.__cause__ or exc)
+            log.warning("Redis is not to be had", extra={"queue": self._queue.name, "reason": reason})
             self._look_now.set()
         self._redis_trouble = exc.message
 
@@ -120,7 +121,7 @@ class Readiness:
         workers = await self._queue.workers()
         now_s = time.monotonic()
         if not self.redis_is_up:
-            log.info("Redis is there")
+            log.info("Redis is there", extra={"queue": self._queue.name})
             self._redis_trouble = ""
             if self._alive_at_s > 0:  # an emptied Redis has forgotten its workers: give them time to beat
                 self._alive_at_s = now_s
@@ -130,7 +131,7 @@ class Readiness:
         had_some = bool(self.workers)
         self.workers = tuple(worker for worker in warm if worker.silent_s <= self._worker_timeout_s)
         if self.workers and not had_some:
-            log.info("ready", extra={"workers": len(self.workers)})
+            log.info("ready", extra={"queue": self._queue.name, "workers": len(self.workers)})
         elif had_some and not self.workers:
             log.warning("no batcher is alive and warm")
         if self.workers:

@@ -9,7 +9,7 @@ The UUID inside each is looked at before anything is answered: a reply that reac
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -162,6 +162,9 @@ class Work:
     busy_s: float = 0.0
 
 
+WORK = tuple(field.name for field in fields(Work))
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One running batcher as it describes itself.
@@ -201,7 +204,7 @@ class Worker:
             ModelInput.from_dict(takes) if takes else None,
             float(values["batch_s"]),
             str(values["model"]),
-            Work(**values["work"]),
+            Work(**{name: values["work"][name] for name in WORK} if "work" in values else {}),
             float(beat) / 1000,
         )
 

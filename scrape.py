@@ -62,6 +62,8 @@ class Scrape:
         await self._serving
 
     async def _show(self, _request: Request) -> Response:
+        if not self._metrics.on:
+            return Response("nothing is counted here: MICROBATCH_METRICS is off\n", 404, media_type="text/plain")
         return Response(of_process(self._metrics.add_up(), {"worker": self._worker_id}), media_type=CONTENT_TYPE)
 
 

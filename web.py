@@ -52,18 +52,18 @@ def add_page(app: FastAPI) -> None:
     @app.get("/events", tags=["operations"], summary="What the queue does, live (server-sent events)")
     async def events(request: Request) -> Response:
         services: Services = request.app.state.services
-        return _events(request.app.state.news, services.default)
+        return _events(request.app.state.news, services, services.default)
 
     @app.get("/events/{model}", tags=["operations"], summary="What the queue of one of several models does, live")
     async def events_of(request: Request, model: str) -> Response:
         services: Services = request.app.state.services
-        return _events(request.app.state.news, services.named(model))
+        return _events(request.app.state.news, services, services.named(model))
 
 
-def _events(news: Mapping[Service, News], service: Service) -> Response:
+def _events(news: Mapping[Service, News], services: Services, service: Service) -> Response:
     news[service].require_room()
     service.require_counts()
-    first = server_sent(_limits(service.settings), kind="limits")
+    first = server_sent({"models": list(services.by_name), **_limits(service.settings)}, kind="limits")
     return StreamingResponse(news[service].stream(first), media_type="text/event-stream", headers=NEVER_KEPT)
 
 

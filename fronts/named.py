@@ -31,6 +31,6 @@ def find_served(services: Services, named: Named, *, labels: tuple[str, ...] = (
     if service is None or version != VERSION or named.label not in (None, *labels):
         asked = ", ".join(part for part in (named.name, named.version, named.label) if part)
         raise ModelNotFound(
-            f"there is no model {asked[:200]} here, only {', '.join(services.served)}, in version {VERSION}"
+            f"there is no model {asked[:200]} here, only version {VERSION} of {', '.join(services.served)}"
         )
     return service

@@ -13,6 +13,6 @@ for i = 1, #rows, 2 do
   if tonumber(string.match(rows[i + 1], '^(%d+) ')) < now - 60000 then redis.call('HDEL', KEYS[14], rows[i]) end
 end
 if redis.call('GET', KEYS[12]) == ARGV[1] then return 0 end
-redis.call('SET', KEYS[12], ARGV[1], 'PX', 60000)
 for i = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[13], ARGV[i], ARGV[i + 1]) end
+redis.call('SET', KEYS[12], ARGV[1], 'PX', 3600000)                        -- last: where an amount fails, all is sent again
 return 1

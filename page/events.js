@@ -1,5 +1,6 @@
 // The news of the service as it comes, while somebody looks at the page.
 
+import { at } from "./models.js";
 import { readProblem, unreachable } from "./problems.js";
 
 const AGAIN_S = 3;
@@ -9,7 +10,7 @@ const STALE_S = 1.5;
 async function reason() {
   const cut = new AbortController();
   try {
-    const response = await fetch("events", { signal: cut.signal });
+    const response = await fetch(at("events"), { signal: cut.signal });
     return response.ok ? undefined : await readProblem(response);
   } catch {
     return unreachable();
@@ -29,7 +30,8 @@ export function listen({ onNews, onLimits, onSilence }) {
   }
   function open() {
     if (source !== null || document.hidden) return;
-    source = new EventSource("events");
+    heard();
+    source = new EventSource(at("events"));
     source.addEventListener("limits", ({ data }) => onLimits(JSON.parse(data)));
     source.addEventListener("message", ({ data }) => {
       heard();
@@ -51,6 +53,5 @@ export function listen({ onNews, onLimits, onSilence }) {
 
   // A hidden page holds no connection: a browser has six for a host, for all its windows.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
-  heard();
   open();
 }

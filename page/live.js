@@ -5,6 +5,7 @@ import { setLimits } from "./crowd.js";
 import { byId } from "./dom.js";
 import { listen } from "./events.js";
 import { showWorkers } from "./lanes.js";
+import { offerModels } from "./models.js";
 
 export function startLive() {
   const charts = startCharts();
@@ -13,6 +14,7 @@ export function startLive() {
   listen({
     onLimits: (limits) => {
       setLimits(limits);
+      offerModels(limits.models);
       charts.setLargest(limits.max_batch_size);
     },
     onNews: (news) => {

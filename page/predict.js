@@ -1,5 +1,6 @@
 // Asking the service: one image a request, or many in one.
 
+import { at } from "./models.js";
 import { readProblem, unreachable } from "./problems.js";
 
 /** Predict one image. Returns prediction, timing ({decode, queue, model, total} in s) and batchSize; throws Problem. */
@@ -26,7 +27,7 @@ export async function predictCopies(image, count) {
 async function ask(request) {
   let response;
   try {
-    response = await fetch("predict", request);
+    response = await fetch(at("predict"), request);
   } catch {
     throw unreachable();
   }

@@ -100,6 +100,30 @@ async def test_a_lost_reply_makes_nothing_count_twice(stack: Stack) -> None:
     assert totals == {"batches idle": 4}
 
 
+async def test_values_are_added_up_and_counted_later_where_redis_does_not_take_them(scene: Scene) -> None:
+    # given
+    metrics = Metrics()
+    publisher = Publisher(scene.queue, metrics, process_id="p", row=str)
+    await scene.redis.set(scene.prefix + "totals", "no hash")
+
+    # when
+    for _ in range(3):
+        for _ in range(100):
+            metrics.answered(200, "ok", 0.004)
+        await publisher.publish()
+
+    # then
+    assert metrics.request_s.kept == 0
+
+    # when
+    await scene.redis.delete(scene.prefix + "totals")
+    await publisher.publish()
+    await publisher.publish()
+
+    # then
+    assert (await scene.queue.look()).totals["requests 200 ok"] == 300
+
+
 async def metrics_of(client: httpx.AsyncClient) -> dict[str, float]:
     response = await client.get("/metrics")
     assert response.status_code == 200

@@ -147,3 +147,21 @@ def test_a_worker_is_as_busy_as_its_last_two_words_say_and_gone_once_silent() ->
 
     assert (working.state, working.busy, working.batches_per_s, working.images_per_s) == ("busy", 0.5, 5, 40)
     assert (gone.state, gone.busy, gone.silent_s) == ("gone", 0, 6)
+
+
+def test_an_overview_goes_on_where_the_clock_of_another_redis_is_behind() -> None:
+    watch = Watch(worker_timeout_s=5)
+    for at_s, requests in ((100.0, 5.0), (40.0, 7.0), (41.0, 19.0)):
+        seen = watch.see(look(at_s, {"requests 200 ok": requests}))
+
+    assert seen.requests_per_s == 12
+
+
+def test_the_row_of_a_worker_of_an_older_version_is_read() -> None:
+    old = b'1000 idle {"model":"digits","takes":null,"batch_s":0.5}'
+    newer = (
+        b'1000 idle {"model":"digits","takes":null,"batch_s":0.5,"work":{"batches":1,"images":2,"busy_s":0.1,"x":3}}'
+    )
+
+    assert Worker.from_row("w", old, 1000.0).work == Work()
+    assert Worker.from_row("w", newer, 1000.0).work == Work(1, 2, 0.1)

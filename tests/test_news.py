@@ -119,7 +119,8 @@ async def test_a_stream_begins_with_the_limits_and_goes_on_with_the_queue(shared
 
     assert response.headers["content-type"].startswith("text/event-stream")
     assert (first, second) == ("limits", "message")
-    assert limits == {"max_images_per_request": 64, "max_body_bytes": 4000, "max_batch_size": 32}
+    most = {"max_images_per_request": 64, "max_body_bytes": 4000, "max_batch_size": 32}
+    assert limits == {"models": ["model"], **most}
     assert news["ready"]
     assert [worker["state"] for worker in news["workers"]] == ["idle"]
 

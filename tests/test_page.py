@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,3 +295,32 @@ async def test_an_api_that_is_gone_is_said_and_its_return_is_noticed(browser: Br
     served.stack.start_api_on(port, **SHORT)
     await expect(page.locator("#live-trouble")).to_be_hidden(timeout=15_000)
     await page.close()
+
+
+async def test_another_model_is_chosen_at_the_top(browser: Browser, stack: Stack) -> None:
+    # given
+    port = free_port()
+    settings = {"MICROBATCH_MODELS": "digits,other", "MICROBATCH_OTHER__MODEL": "simulated"}
+    stack.start_redis()
+    for model in ("digits", "other"):
+        stack.start(sys.executable, "batcher.py", model, **settings)
+    stack.start_api_on(port, **settings)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        await until_ready(client)
+    visit = Visit(await browser.new_page(viewport=PHONE))
+    await visit.page.goto(f"http://{HOST}:{port}/")
+
+    # when
+    await visit.page.get_by_role("combobox", name="Model").select_option("other")
+    await visit.page.wait_for_url("**/?model=other")
+    await expect(visit.page.locator("#ready")).to_have_text("ready")
+    async with visit.page.expect_response("**/predict/other") as answered:
+        await visit.page.set_input_files("#files", ROOT / "examples" / "seven.png")
+
+    # then
+    assert (await answered.value).status == 200
+    await expect(result(visit.page)).to_contain_text('"sum"')
+    await expect(visit.page.locator("#workers")).to_contain_text("idle")
+    await expect(visit.page.get_by_role("combobox", name="Model")).to_have_value("other")
+    assert visit.errors == []
+    await visit.page.close()

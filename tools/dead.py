@@ -39,10 +39,14 @@ def main() -> int:
 
 
 async def _list(models: Mapping[str, Settings]) -> int:
+    found = 0
     for name, settings in models.items():
         async with _opened(settings) as queue:
             async for letter in queue.dead_letters():
                 print(_line(letter, name if settings.models else ""))
+                found += 1
+    if not found:
+        print("no job was given up", file=sys.stderr)
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from config import Settings, variable_name
+from config import PREFIX, Settings, variable_name
 from errors import StartError
 from tools.local_redis import find_redis, log_path, private_directory, redis_command, socket_path, wait_until_up
 from tools.processes import KeptProcess, say, stop_in_order
@@ -112,9 +112,10 @@ class LocalService:
         self._start_stage([redis])
         wait_until_up(directory)
         self._env["REDIS_URL"] = url = f"unix://{socket_path(directory)}"
-        model = " <model>" if self._settings.models else ""
         verb, what = ("watch it", "-m tools.top") if self._batchers else ("start batchers", "batcher.py")
-        say(f"{verb} with REDIS_URL={url} python {what}{model}")
+        several = f" {PREFIX}MODELS={','.join(self._settings.models)}" if self._settings.models else ""
+        for model in self._settings.models or ("",):
+            say(f"{verb} with REDIS_URL={url}{several} {os.path.relpath(sys.executable)} {what} {model}".rstrip())
 
     def _batcher(self, model: str, number: int) -> KeptProcess:
         if not self._settings.models:
