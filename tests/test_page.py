@@ -307,7 +307,7 @@ async def test_another_model_is_chosen_at_the_top(browser: Browser, stack: Stack
     stack.start_api_on(port, **settings)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         await until_ready(client)
-    visit = Visit(await browser.new_page(viewport=PHONE))
+    visit = Visit(await browser.new_page(viewport={"width": 360, "height": 740}))
     await visit.page.goto(f"http://{HOST}:{port}/")
 
     # when
