@@ -96,8 +96,8 @@ async def line(stack: Stack) -> AsyncIterator[Line]:
 @pytest.mark.chaos
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_a_lost_or_repeated_reply_of_any_command_is_harmless(line: Line, fault: Fault) -> None:
-    orders = [line.proxy.order(one, fault, times=times(50, 1_000), chance=0.2) for one in AT_EACH_REQUEST]
-    orders += [line.proxy.order(one, fault, times=times(10, 200), chance=0.5) for one in NOW_AND_THEN]
+    orders = [line.proxy.order(one, fault, times=times(30, 1_000), chance=0.2) for one in AT_EACH_REQUEST]
+    orders += [line.proxy.order(one, fault, times=times(6, 200), chance=0.5) for one in NOW_AND_THEN]
 
     async def ask() -> None:
         while any(order.left for order in orders):
