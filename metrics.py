@@ -56,11 +56,6 @@ class Measured:
         self.see: Callable[[float], None] = self._values.append
         """Take in one value."""
 
-    @property
-    def kept(self) -> int:
-        """How many values wait to be taken."""
-        return len(self._values)
-
     def take(self) -> dict[str, float]:
         """Return the amounts since this was last asked for."""
         if not self._values:

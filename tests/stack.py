@@ -120,6 +120,15 @@ async def until_answering(client: httpx.AsyncClient) -> None:
     pytest.fail("no answer in 15 s")
 
 
+async def until_in_flight(client: httpx.AsyncClient, jobs: int) -> None:
+    """Wait until batchers hold so many jobs."""
+    wanted = f'microbatch_jobs_in_flight{{queue="default"}} {float(jobs)}\n'
+    end_s = time.monotonic() + 10
+    while wanted not in (await client.get("/metrics")).text:
+        assert time.monotonic() < end_s, f"no batcher took {jobs} jobs"
+        await asyncio.sleep(0.01)
+
+
 def npy(tensor: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, tensor)

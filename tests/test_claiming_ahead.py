@@ -57,7 +57,14 @@ async def scene(server: str) -> AsyncIterator[Scene]:
         yield scene
 
 
-def batcher_of(queue: JobQueue, model: Model, takes: ModelInput = TENSORS) -> Batcher:
+def batcher_of(
+    queue: JobQueue,
+    model: Model,
+    takes: ModelInput = TENSORS,
+    *,
+    metrics: Metrics | None = None,
+    max_wait_s: float = 0.0,
+) -> Batcher:
     return Batcher(
         queue,
         InProcess(model.predict, takes=takes, scaling=Scaling(), warm_up=lambda: None),
@@ -66,13 +73,13 @@ def batcher_of(queue: JobQueue, model: Model, takes: ModelInput = TENSORS) -> Ba
         model_name="test",
         max_batch_size=SIZE,
         allowed_batch_sizes=(),
-        max_wait_s=0.0,
+        max_wait_s=max_wait_s,
         lease_s=2.0,
         max_solo=3,
         model_timeout_s=5.0,
         result_ttl_s=60.0,
         longest_estimate_s=5.0,
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
     )
 
 

@@ -15,7 +15,7 @@ import images
 from bench.models import Small
 from bench.workloads import photo
 from inputs import ModelInput
-from tests.stack import PNG, SEVEN, Stack, npy, until_answering, until_ready
+from tests.stack import PNG, SEVEN, Stack, npy, until_answering, until_in_flight, until_ready
 
 
 async def test_a_drawing_is_recognised(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -108,7 +108,7 @@ async def test_a_killed_batchers_jobs_are_run_by_another(stack: Stack, client: h
     asked = asyncio.create_task(
         client.post("/predict", content=npy(image), headers={"Content-Type": "application/x-npy"})
     )
-    await asyncio.sleep(0.3)  # the job is in the first batcher's hands for a second
+    await until_in_flight(client, 1)
 
     first.kill()
     stack.start_batcher(**slow)
@@ -126,7 +126,7 @@ async def test_sigterm_finishes_what_is_held(stack: Stack, client: httpx.AsyncCl
     asked = asyncio.create_task(
         client.post("/predict", content=npy(image), headers={"Content-Type": "application/x-npy"})
     )
-    await asyncio.sleep(0.3)
+    await until_in_flight(client, 1)
 
     batcher.send_signal(signal.SIGTERM)
     answer = await asked

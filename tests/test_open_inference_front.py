@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.tensors import HEADER_LENGTH, Tensor, pack, unpack
-from tests.stack import SEVEN, Stack, npy, until_ready
+from tests.stack import SEVEN, Stack, npy, until_in_flight, until_ready
 
 INFER = "/v2/models/model/infer"
 DRAWINGS = np.random.default_rng(1).integers(0, 256, (5, 8, 8), dtype=np.uint8)
@@ -222,35 +222,6 @@ async def test_raw_bytes_must_be_as_many_as_the_json_says(shared_stack: Stack, c
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/v2", 200),
-        ("GET", "/v2/health/live", 200),
-        ("GET", "/v2/health/ready", 200),
-        ("GET", "/v2/models/model/ready", 200),
-        ("GET", "/v2/models/model/versions/1/ready", 200),
-        ("GET", "/v2/models/model/versions/2/ready", 404),
-        ("GET", "/v2/models/other", 404),
-        ("GET", "/v2/models/other/ready", 404),
-        ("POST", "/v2/models/other/infer", 404),
-        ("GET", "/v2/models/model/stats", 404),
-        ("GET", "/v2/elsewhere", 404),
-        ("GET", INFER, 405),
-        ("POST", "/v2/health/live", 405),
-    ],
-)
-async def test_only_the_served_model_is_there(shared_stack: Stack, method: str, path: str, status: int) -> None:
-    async with shared_stack.client() as client:
-        await until_ready(client)
-
-        answer = await client.request(method, path)
-
-    assert answer.status_code == status
-    assert (answer.json().keys() == {"error"}) is (status != 200)
-    assert ("allow" in answer.headers) is (status == 405)
-
-
 async def test_metadata_and_configuration_say_what_clients_need(shared_stack: Stack) -> None:
     async with shared_stack.client() as client:
         await until_ready(client)
@@ -286,7 +257,7 @@ async def test_a_full_queue_is_503_and_says_when_to_come_back(stack: Stack, clie
     await until_ready(client)
     document = {"inputs": [entry([1, 2, float("inf"), 4.5], shape=[2, 2], datatype="FP32")]}
     first = asyncio.create_task(client.post(INFER, content=json.dumps(document)))
-    await asyncio.sleep(0.3)
+    await until_in_flight(client, 2)
 
     refused = await client.post(INFER, content=json.dumps(document))
 

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.stack import SEVEN, Stack, npy, until_ready
+from tests.stack import SEVEN, Stack, npy, until_in_flight, until_ready
 
 PREDICT = "/v1/models/model:predict"
 BLANK = np.zeros((8, 8), np.uint8).tolist()
@@ -163,36 +163,6 @@ async def test_a_body_that_cannot_be_read_is_refused_in_tf_servings_words(
     assert answer.json().keys() == {"error"}
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/v1/models/model", 200),
-        ("GET", "/v1/models/model/versions/1", 200),
-        ("GET", "/v1/models/model/labels/stable", 200),
-        ("GET", "/v1/models/model/metadata", 200),
-        ("GET", "/v1/models/other", 404),
-        ("GET", "/v1/models/model/versions/2", 404),
-        ("GET", "/v1/models/model/labels/canary/metadata", 404),
-        ("POST", "/v1/models/other:predict", 404),
-        ("POST", "/v1/models/model/versions/2:predict", 404),
-        ("GET", "/v1/models", 404),
-        ("GET", "/v1/elsewhere", 404),
-        ("GET", PREDICT, 405),
-        ("DELETE", "/v1/models/model", 405),
-        ("POST", "/v1/models/model:classify", 400),
-    ],
-)
-async def test_only_the_served_model_is_there(shared_stack: Stack, method: str, path: str, status: int) -> None:
-    async with shared_stack.client() as client:
-        await until_ready(client)
-
-        answer = await client.request(method, path)
-
-    assert answer.status_code == status
-    assert (answer.json().keys() == {"error"}) is (status != 200)
-    assert ("allow" in answer.headers) is (status == 405)
-
-
 async def test_status_and_metadata_say_what_is_served(shared_stack: Stack) -> None:
     async with shared_stack.client() as client:
         await until_ready(client)
@@ -257,7 +227,7 @@ async def test_a_request_is_admitted_all_or_none_and_a_full_queue_says_when_to_c
     await until_ready(client)
     rows = {"instances": [[1, 2], [3, 4]]}
     first = asyncio.create_task(client.post(PREDICT, json=rows))
-    await asyncio.sleep(0.3)
+    await until_in_flight(client, 2)
 
     refused = await client.post(PREDICT, json=rows)
 
