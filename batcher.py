@@ -53,7 +53,7 @@ async def serve(settings: Settings, model: ModelClient, worker_id: str, open_tra
         settings.redis_url,
         name=settings.queue_name,
         timeout_s=settings.redis_timeout_s,
-        on_reply=metrics.redis_replied if metrics.on else None,
+        on_reply=metrics.redis_replied,
     )
     threads = Threads(settings.decode_threads)
     decoder = Decoder(threads, formats=settings.image_formats, max_pixels=settings.max_pixels)

@@ -104,6 +104,8 @@ class Metrics:
 
     def redis_replied(self, script: str, seconds: float) -> None:
         """Take in one round trip to Redis."""
+        if not self.on:
+            return
         measured = self._redis_s.get(script)
         if measured is None:
             measured = self._redis_s[script] = Measured(f"{REDIS.name} {script}", SECONDS)

@@ -57,7 +57,7 @@ class Service:
             settings.redis_url,
             name=settings.queue_name,
             timeout_s=settings.redis_timeout_s,
-            on_reply=self.metrics.redis_replied if settings.metrics else None,
+            on_reply=self.metrics.redis_replied,
         )
         self.readiness = Readiness(
             self.queue,

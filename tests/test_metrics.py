@@ -50,6 +50,7 @@ def test_what_was_taken_is_not_taken_again_but_stays_in_the_totals() -> None:
 def test_nothing_gathers_where_metrics_are_off() -> None:
     metrics = Metrics(on=False)
     metrics.answered(200, "ok", 0.1)
+    metrics.redis_replied("submit", 0.1)
 
     assert metrics.take() == {"requests 200 ok": 1}
 
