@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from uuid import uuid4
+from secrets import token_hex
 
 from errors import RedisUnreachable, ServiceError, UnfitRedis
 from jobs import JobQueue
@@ -66,7 +66,7 @@ class Holding:
 
         Raises UnfitRedis where the Redis that came back is none to work with.
         """
-        claim_id, holding = uuid4().hex, not self.is_empty
+        claim_id, holding = token_hex(16), not self.is_empty
         for pause_s in pauses():
             try:
                 claim = await self._queue.claim(

@@ -12,8 +12,8 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import NoReturn
-from uuid import uuid4
 
 from batch_sizes import BatchSizes
 from batching import Batch, BatchEstimate, Runnable, group
@@ -182,7 +182,7 @@ class Inference:
 
         That takes at most 2 log2(n) further calls for each guilty job.
         """
-        call = Call(batch.jobs, uuid4().hex[:12], time.monotonic())
+        call = Call(batch.jobs, token_hex(6), time.monotonic())
         predictions: Sequence[object] | None = None
         if trial.hopeless:
             predictions = [trial.hopeless] * len(batch.jobs)

@@ -91,7 +91,7 @@ class Batcher:
             result_ttl_s=result_ttl_s,
             describe=self._describe,
         )
-        self._is_warm = self._is_gone = self._by_itself = False
+        self._is_warm = self._is_gone = self._has_time_ahead = False
         self._block_s = 0.0
         self._claiming_takes_s = CLAIMING_TAKES_S
         self._begun: asyncio.Task[None] | None = None
@@ -114,12 +114,16 @@ class Batcher:
 
     async def step(self, stopping: asyncio.Event) -> None:
         """Serve one claim; make the next one just before the model is done."""
-        serving = self._begun or await self._begin(stopping)
-        self._begun = None
+        serving, self._begun = self._begun, None
         if serving is None:
-            return
-        if await self._is_nearly_done(serving) and not stopping.is_set():
-            self._begun = await self._begin(stopping)
+            if (claim := await self._claim(stopping)) is None:
+                return
+            if not self._has_time_ahead:  # a task of its own would cost as much as a small model does
+                await self._serve(claim)
+                return
+            serving = asyncio.create_task(self._serve(claim))
+        if await self._is_nearly_done(serving) and not stopping.is_set() and (claim := await self._claim(stopping)):
+            self._begun = asyncio.create_task(self._serve(claim))
         await serving
 
     async def leave(self) -> None:
@@ -127,8 +131,8 @@ class Batcher:
         self._is_gone = True
         await self._holding.leave()
 
-    async def _begin(self, stopping: asyncio.Event) -> asyncio.Task[None] | None:
-        """Claim, and begin to serve what was given; without another claim to serve, wait for the bell if need be."""
+    async def _claim(self, stopping: asyncio.Event) -> Claim | None:
+        """Claim; without another claim to serve, wait for the bell if need be. None where nothing was given."""
         alone = self._holding.is_empty
         if alone and (pause_s := self._breaker.pause_s(now_s=time.monotonic())) > 0:
             await sleep_unless(stopping, pause_s)
@@ -147,11 +151,11 @@ class Batcher:
         if claim is None:
             return None
         self._block_s = claim.block_s
-        self._by_itself = claim.suspect or sum(job.verdict == "run" for job in claim.jobs) == 1
         if claim.jobs:
             if not alone:
                 self._claiming_takes_s = time.monotonic() - began_s
-            return asyncio.create_task(self._serve(claim))
+            self._has_time_ahead = self._may_claim_ahead(claim)
+            return claim
         if alone and 0 < claim.wait_s <= SHORT_WAIT_S:
             await asyncio.sleep(min(claim.wait_s, LOOK_S))
             self._block_s = 0.0
@@ -178,19 +182,30 @@ class Batcher:
             return "full"
         return "wait_over" if self._max_wait_s > 0 else "idle"
 
+    def _may_claim_ahead(self, claim: Claim) -> bool:
+        """Return whether the next claim may be made before this one is over.
+
+        A quick model is not worth it. Suspects run with nothing else in the process, and so does a job that alone is
+        blamed if it dies. Batches that are to wait for company do.
+        """
+        if self._estimate.least_s(len(claim.jobs)) <= 2 * self._claiming_takes_s:
+            # one slow claim must not be the last one that is made ahead
+            self._claiming_takes_s = max(CLAIMING_TAKES_S, 0.9 * self._claiming_takes_s)
+            return False
+        by_itself = claim.suspect or sum(job.verdict == "run" for job in claim.jobs) == 1
+        return not (by_itself or self._max_wait_s > 0 or self._breaker.is_open)
+
     async def _is_nearly_done(self, serving: asyncio.Task[None]) -> bool:
         """Wait until the next claim is to be made; False where this one is to be over first.
 
-        As late as possible, so that the next batch is as full as possible. A quick model is not worth it. Suspects
-        run with nothing else in the process, and so does a job that alone is blamed if it dies. Batches that are to
-        wait for company do.
+        As late as possible, so that the next batch is as full as possible.
         """
+        if not self._has_time_ahead:
+            return False
         await asyncio.sleep(0)  # the call begins, or the decoding before it
         await self._inference.decoded.wait()
         spare_s = self._inference.calls.expected_end_s - time.monotonic() - 2 * self._claiming_takes_s
-        if spare_s <= 0:  # one slow claim must not be the last one that is made ahead
-            self._claiming_takes_s = max(CLAIMING_TAKES_S, 0.9 * self._claiming_takes_s)
-        if spare_s <= 0 or self._by_itself or self._max_wait_s > 0 or self._breaker.is_open:
+        if spare_s <= 0:
             return False
         await asyncio.wait({serving}, timeout=max(0.0, spare_s - self._inference.decode_s))
         return not serving.done()

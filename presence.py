@@ -14,6 +14,8 @@ from asgi import Incoming
 
 LOOK_AFTER_S = 0.02
 """Who is answered within this is not looked after: nothing would be saved."""
+LOOK_EVERY_S = 0.01
+"""How often those who wait are looked at, at most: a timer of each request's own would cost more than it does."""
 
 
 class Presence:
@@ -43,7 +45,7 @@ class Presence:
         self._looking = bool(self._recent)
         if self._looking:
             delay_s = self._recent[0].since_s + LOOK_AFTER_S - now_s
-            asyncio.get_running_loop().call_later(delay_s, self._look)
+            asyncio.get_running_loop().call_later(max(delay_s, LOOK_EVERY_S), self._look)
 
 
 class _Visit:
