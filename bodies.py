@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from alarms import Alarms
 from asgi import Incoming
 from errors import BadRequest, BodyTimeout, TooLarge, UnsupportedMediaType
 
@@ -39,7 +40,12 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_body(
-    incoming: Incoming, *, max_body_bytes: int, body_timeout_s: float, hold: Callable[[int], None] = lambda _: None
+    incoming: Incoming,
+    *,
+    max_body_bytes: int,
+    body_timeout_s: float,
+    alarms: Alarms,
+    hold: Callable[[int], None] = lambda _: None,
 ) -> bytes:
     """Read the whole body.
 
@@ -50,8 +56,10 @@ async def read_body(
     if announced.isdigit() and int(announced) > max_body_bytes:
         raise _too_large(max_body_bytes)
     chunks, total, more = [], 0, True
+    limit = asyncio.timeout(None)
+    call_off = alarms.set(body_timeout_s, lambda: limit.reschedule(0))
     try:
-        async with asyncio.timeout(body_timeout_s):
+        async with limit:
             while more:
                 message = await incoming.receive()
                 chunk, more = message.get("body", b""), message.get("more_body", False)
@@ -62,6 +70,8 @@ async def read_body(
                 chunks.append(chunk)
     except TimeoutError as exc:
         raise BodyTimeout(f"the body did not arrive within {body_timeout_s:g} s") from exc
+    finally:
+        call_off()
     incoming.body_bytes = total
     return b"".join(chunks)
 

@@ -140,24 +140,22 @@ class Holding:
         if jobs := self._held.get(claim_id):
             await self.settle(claim_id, [failed(job, error, Timing(job.queued_s)) for job in jobs.values()])
 
-    async def beat_forever(self) -> None:
-        """Say that this worker lives and extend its leases, until cancelled."""
-        while True:
-            await self.beat_if_possible()
-            await asyncio.sleep(min(1.0, self._lease_s / 3))
+    async def beat_if_possible(self, queue: JobQueue | None = None) -> None:
+        """Say that this worker lives and extend its leases; a Redis that is away hears the next beat.
 
-    async def beat_if_possible(self) -> None:
-        """Beat once; a Redis that is away hears the next one."""
+        queue: of the thread that asks, if that is not the one of the loop.
+        """
         try:
-            await self._beat()
+            await self._beat(queue or self._queue)
         except (RedisUnreachable, UnfitRedis) as exc:
             log.debug("a beat was not heard", extra={"reason": str(exc.__cause__ or exc)})
 
-    async def _beat(self) -> None:
+    async def _beat(self, queue: JobQueue) -> None:
         """Publish the worker's row; extend its leases while the running call is younger than it may become."""
         young = time.monotonic() - self._moved_on_s < self._model_timeout_s + self._lease_s
-        held = {claim_id: tuple(jobs) for claim_id, jobs in self._held.items()} if young else {}
-        await self._queue.beat(self._describe(), lease_s=self._lease_s, held=held)
+        # What is gone through may change meanwhile, by another thread: the lists are made in one step each.
+        held = {claim_id: list(jobs) for claim_id, jobs in list(self._held.items())} if young else {}
+        await queue.beat(self._describe(), lease_s=self._lease_s, held=held)
 
     async def leave(self) -> None:
         """Give back what is held, without counting it as a death, and take this worker off the list.

@@ -10,10 +10,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import NoReturn
 
 from batch_sizes import BatchSizes
 from batching import Batch, BatchEstimate, Runnable, group
@@ -65,7 +64,7 @@ class _Trial:
 class Inference:
     """Runs jobs in batches, one model call at a time; a claim may be prepared while another is with the model.
 
-    model_timeout_s, on_hang: see ModelCalls.
+    model_timeout_s: see ModelCalls.
     """
 
     def __init__(
@@ -78,13 +77,10 @@ class Inference:
         sizes: BatchSizes,
         breaker: CircuitBreaker,
         worker_id: str,
-        on_hang: Callable[[], NoReturn],
         metrics: Metrics,
         call_log: CallLog | None = None,
     ) -> None:
-        self.calls = ModelCalls(
-            model, model_timeout_s=model_timeout_s, estimate=estimate, sizes=sizes, on_hang=on_hang, metrics=metrics
-        )
+        self.calls = ModelCalls(model, model_timeout_s=model_timeout_s, estimate=estimate, sizes=sizes, metrics=metrics)
         self._metrics = metrics
         self._model = model
         self._decoder = decoder

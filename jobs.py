@@ -37,7 +37,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from hashlib import sha256
 from secrets import token_bytes
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -121,6 +121,11 @@ class JobQueue:
         self._totals, self._apis = prefix + "totals", prefix + "apis"
         self._longest_block_s = min(1.0, timeout_s / 2)
         self._wire = Wire(url, timeout_s=timeout_s, on_reply=on_reply)
+        self._open_again = partial(JobQueue, url, name=name, timeout_s=timeout_s, on_reply=on_reply)
+
+    def twin(self) -> JobQueue:
+        """Return the same queue, with connections of its own: for the event loop of another thread."""
+        return self._open_again()
 
     async def close(self) -> None:
         """Close all connections, those in use too; the next command opens one."""

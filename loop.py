@@ -14,6 +14,7 @@ from breaker import CircuitBreaker
 from calls import CallLog
 from decoding import Decoder
 from errors import InternalError, ModelUnavailable, RedisUnreachable, UnfitRedis
+from heart import Heart
 from holding import Holding, pauses, sleep_unless
 from inference import Inference
 from jobs import JobQueue
@@ -66,6 +67,7 @@ class Batcher:
         self._sizes = BatchSizes(allowed_batch_sizes)
         self._max_batch_size = min([max_batch_size, *allowed_batch_sizes[-1:]])
         self._max_wait_s = max_wait_s
+        self._lease_s = lease_s
         self._model_timeout_s = model_timeout_s
         self.id = worker_id
         self._estimate = BatchEstimate(cap_s=longest_estimate_s)
@@ -78,7 +80,6 @@ class Batcher:
             sizes=self._sizes,
             breaker=self._breaker,
             worker_id=worker_id,
-            on_hang=lambda: exit_now(HUNG),
             metrics=metrics,
             call_log=call_log,
         )
@@ -101,7 +102,9 @@ class Batcher:
 
         Raises UnfitRedis or StartError where serving makes no sense.
         """
-        beating = asyncio.create_task(self._holding.beat_forever())
+        beat_s = min(1.0, self._lease_s / 3)
+        heart = Heart(self._queue.twin(), self._holding.beat_if_possible, self._end_if_hung, every_s=beat_s)
+        heart.start()
         try:
             if await self._get_ready(stopping):
                 while not stopping.is_set():
@@ -109,7 +112,7 @@ class Batcher:
             if self._begun:
                 await self._begun
         finally:
-            beating.cancel()
+            await heart.stop()
             await self.leave()
 
     async def step(self, stopping: asyncio.Event) -> None:
@@ -210,8 +213,17 @@ class Batcher:
         await asyncio.wait({serving}, timeout=max(0.0, spare_s - self._inference.decode_s))
         return not serving.done()
 
+    def _end_if_hung(self) -> None:
+        """End the process where a model in it hangs, which nothing can stop: its leases run out."""
+        if self._inference.calls.hangs:
+            log.critical(
+                "the model hangs: no answer in MICROBATCH_MODEL_TIMEOUT_S; leaving",
+                extra={"seconds": self._model_timeout_s},
+            )
+            exit_now(HUNG)
+
     def _describe(self) -> Worker:
-        """Return what this worker says of itself."""
+        """Return what this worker says of itself; other threads ask for it too."""
         state: WorkerState = "idle" if self._holding.is_empty else "busy"
         if self._is_gone:
             state = "gone"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batch_sizes import BatchSizes
 from batching import Batch, BatchEstimate
@@ -22,14 +22,11 @@ from records import Work
 LATE_S = 0.1
 """How much more than twice the expected time a call may take before it counts as late."""
 
-log = logging.getLogger(__name__)
-
 
 class ModelCalls:
     """Calls the model.
 
-    model_timeout_s: after this a call to a remote model is cut. A thread cannot be, so where a model in this process
-    hangs, `on_hang` ends the process and its leases run out.
+    model_timeout_s: after this a call to a remote model is cut; of one in this process, which cannot be, `hangs` tells.
     """
 
     def __init__(
@@ -39,17 +36,14 @@ class ModelCalls:
         model_timeout_s: float,
         estimate: BatchEstimate,
         sizes: BatchSizes,
-        on_hang: Callable[[], NoReturn],
         metrics: Metrics,
     ) -> None:
         self._model = model
         self._model_timeout_s = model_timeout_s
         self._estimate = estimate
         self._sizes = sizes
-        self._on_hang = on_hang
         self._metrics = metrics
-        self._work = Work()
-        self._began_s = 0.0
+        self._state = (0.0, Work())  # when the running call began, if any, and what was done before: read by threads
         self.expected_end_s = 0.0
         """When the running call will be over at the earliest, by the monotonic clock; 0: not known, or none runs."""
         self.late_s = math.inf
@@ -58,8 +52,15 @@ class ModelCalls:
     @property
     def work(self) -> Work:
         """What was done so far."""
-        running_s = time.monotonic() - self._began_s if self._began_s else 0.0
-        return replace(self._work, busy_s=round(self._work.busy_s + running_s, 6))
+        began_s, work = self._state
+        running_s = time.monotonic() - began_s if began_s else 0.0
+        return replace(work, busy_s=round(work.busy_s + running_s, 6))
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a call in this process takes longer than one may."""
+        began_s, _ = self._state
+        return self._model.in_process and 0 < began_s < time.monotonic() - self._model_timeout_s
 
     async def predict(self, batch: Batch, reason: str) -> Sequence[object]:
         """Return one prediction an image.
@@ -69,37 +70,37 @@ class ModelCalls:
         whatever it raises itself.
         """
         images = self._sizes.pad(batch.images)
-        least_s = self._estimate.least_s(len(batch.jobs))
-        self._began_s = now_s = time.monotonic()
-        self.expected_end_s = now_s + least_s if least_s else 0.0
-        self.late_s = now_s + 2 * least_s + LATE_S if least_s else math.inf
+        self._begin(len(batch.jobs))
         try:
-            async with asyncio.timeout(self._model_timeout_s) as limit:
-                predictions = await self._model.predict(images)
-        except TimeoutError as exc:
-            if not limit.expired():  # the model's own
-                raise ModelFailed("the model failed on this image") from exc
-            raise self._hung(len(batch.jobs)) from exc
+            predictions = await (self._model.predict(images) if self._model.in_process else self._in_time(images))
         finally:
             self._count(len(batch.jobs), len(images) - len(batch.jobs), reason)
         each = _one_each(predictions, len(images))
         return each if images is batch.images else each[: len(batch.jobs)]
 
-    def _hung(self, size: int) -> ModelUnavailable:
-        """Return the error of a call that was cut; where it goes on in a thread, end the process instead."""
-        if self._model.in_process:
-            log.critical(
-                "the model hangs: no answer in MICROBATCH_MODEL_TIMEOUT_S; leaving",
-                extra={"seconds": self._model_timeout_s, "size": size},
-            )
-            self._on_hang()
-        return ModelUnavailable("the model did not answer in time; try again later")
+    async def _in_time(self, images: NDArray[Any]) -> Sequence[object]:
+        """Call a model that runs elsewhere, and cut the call where it takes too long."""
+        try:
+            async with asyncio.timeout(self._model_timeout_s) as limit:
+                return await self._model.predict(images)
+        except TimeoutError as exc:
+            if not limit.expired():  # the model's own
+                raise ModelFailed("the model failed on this image") from exc
+            raise ModelUnavailable("the model did not answer in time; try again later") from exc
+
+    def _begin(self, size: int) -> None:
+        """Note that a call begins, and when it is to be over."""
+        now_s = time.monotonic()
+        self._state = (now_s, self._state[1])
+        least_s = self._estimate.least_s(size)
+        self.expected_end_s = now_s + least_s if least_s else 0.0
+        self.late_s = now_s + 2 * least_s + LATE_S if least_s else math.inf
 
     def _count(self, size: int, padding: int, reason: str) -> None:
         """Count the call that has just ended."""
-        call_s = time.monotonic() - self._began_s
-        self._began_s = 0.0
-        self._work = Work(self._work.batches + 1, self._work.images + size, self._work.busy_s + call_s)
+        began_s, work = self._state
+        call_s = time.monotonic() - began_s
+        self._state = (0.0, Work(work.batches + 1, work.images + size, work.busy_s + call_s))
         self._metrics.model_s.see(call_s)
         self._metrics.batch_size.see(size)
         self._metrics.count(BATCHES, reason)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from alarms import Alarms
 from errors import DeadlineExceeded, ModelUnavailable, QueueFull, RedisUnreachable, Unavailable, from_code
 from jobs import MAX_JOBS_PER_CALL, JobQueue
 from logs import ids
@@ -63,7 +64,8 @@ class Results:
     All waiting shares one bell.
     """
 
-    def __init__(self, queue: JobQueue, readiness: Readiness, outbox: Outbox, *, api_id: str) -> None:
+    def __init__(self, queue: JobQueue, readiness: Readiness, outbox: Outbox, *, alarms: Alarms, api_id: str) -> None:
+        self._alarms = alarms
         self._queue = queue
         self._readiness = readiness
         self._outbox = outbox
@@ -145,7 +147,7 @@ class Results:
         for job in submission.jobs:
             self._outstanding.setdefault(job.uuid, []).append(waiting)
         self._kept += submission.kept
-        timer = loop.call_later(wait_s, waiting.end)
+        call_off = self._alarms.set(wait_s, waiting.end)
         try:
             if submission.kept:
                 await self._admit_kept(waiting)
@@ -153,7 +155,7 @@ class Results:
                 self._outbox.post(submission, waiting.over, lambda refusal: self._admitted(waiting, refusal))
             await waiting.over
         finally:
-            timer.cancel()
+            call_off()
             self._kept -= submission.kept
             waiting.over.cancel()  # whoever was cancelled: nobody waits any more
             for job in submission.jobs:

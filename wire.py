@@ -144,7 +144,7 @@ class _Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[list[Any]] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
-        self._heard_s = 0.0
+        self._heard_s = self._limit_s = 0.0
         self._transport.set_protocol(self)
 
     async def exchange(self, request: bytes, count: int, limit_s: float) -> list[Any]:
@@ -153,21 +153,30 @@ class _Line(asyncio.Protocol):
         Raises OSError where they do not come, ProtocolError where they are none.
         """
         self._wanted, self._over, self._heard_s = count, self._loop.create_future(), self._loop.time()
-        self._timer = self._loop.call_later(limit_s, self._look, limit_s)
+        self._limit_s = limit_s
+        self._look_at(self._heard_s + limit_s)
         self._transport.write(request)
         try:
             return await self._over
         except asyncio.CancelledError:  # what comes yet, the next one would take for its own
             self.close(ConnectionError("cancelled"))
             raise
-        finally:
-            self._timer.cancel()
 
-    def _look(self, limit_s: float) -> None:
+    def _look_at(self, when_s: float) -> None:
+        """Look then, or before; a timer for each exchange would cost each a turn of the event loop."""
+        if self._timer is not None:
+            if self._timer.when() <= when_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when_s, self._look)
+
+    def _look(self) -> None:
         """Close what has been silent for too long; come back to what has not."""
-        silent_s = self._loop.time() - self._heard_s
-        if silent_s < limit_s:
-            self._timer = self._loop.call_later(limit_s - silent_s, self._look, limit_s)
+        self._timer = None
+        if not self._wanted:
+            return
+        if self._loop.time() < self._heard_s + self._limit_s:
+            self._look_at(self._heard_s + self._limit_s)
         else:
             self.close(TimeoutError("no reply in time"))
 
@@ -196,6 +205,8 @@ class _Line(asyncio.Protocol):
     def close(self, reason: Exception) -> None:
         """Close at once; whoever waits for replies gets the reason."""
         self._lost(self)
+        if self._timer is not None:
+            self._timer.cancel()
         self._transport.abort()
         self._connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001  # or it complains that nobody did
         if self._wanted and not self._over.done():

@@ -45,4 +45,9 @@ class Digits:
 def open_model(settings: Settings) -> InProcess:
     """Open it, with what the settings say of its input."""
     digits = Digits()
-    return InProcess(digits.predict, takes=Choice.of(settings).over(digits.takes), scaling=Choice.of(settings).scaling)
+    return InProcess(
+        digits.predict,
+        takes=Choice.of(settings).over(digits.takes),
+        scaling=Choice.of(settings).scaling,
+        any_thread=True,
+    )

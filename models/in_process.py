@@ -1,9 +1,10 @@
-"""Any Python model: its `predict(batch)` runs in one thread of its own."""
+"""Any Python model: its `predict(batch)` runs in one thread of its own, or on the event loop where it is quick."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,9 @@ from models.scaling import Scaling
 log = logging.getLogger(__name__)
 
 QUICK_S = 0.001
-"""How long a call is waited for where it is made where the last one was as quick: to come back through the event loop
-takes two wake-ups more, about 0.15 ms."""
+"""Calls that take less than this, as the last one of about the same size did, are waited for where they are made: to
+come back through the event loop takes two wake-ups more, about 0.15 ms. A model that may be called from any thread is
+called there itself then: to hand a call over to another thread and back takes 0.1 to 0.2 ms."""
 HAND_OVER_S = 0.0001
 """How long the thread of a slower model is given to begin, before Python code that can wait holds the interpreter."""
 
@@ -30,7 +32,10 @@ Predict = Callable[[NDArray[Any]], Sequence[object]]
 
 
 class InProcess:
-    """A model client, see model_client.py, of what is called in this process."""
+    """A model client, see model_client.py, of what is called in this process.
+
+    any_thread: `predict` may be called now from the model's own thread, now from another; never from two at once.
+    """
 
     in_process = True
 
@@ -42,6 +47,7 @@ class InProcess:
         scaling: Scaling,
         warm_up: Callable[[], object] | None = None,
         close: Callable[[], object] | None = None,
+        any_thread: bool = False,
     ) -> None:
         self.takes = takes
         self._predict = predict
@@ -49,7 +55,8 @@ class InProcess:
         self._warm_up = warm_up
         self._close = close
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._took_s = 0.0
+        self._any_thread = any_thread
+        self._took_s: dict[int, float] = {}
 
     async def warm_up(self, sizes: Sequence[int] = ()) -> None:
         """Call the model's own `warm_up`, and predict blank batches: of each size, else of one where it has none."""
@@ -73,7 +80,7 @@ class InProcess:
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Scale and predict, see ModelClient."""
-        return await self._run(lambda: self._predict(self._scaling.apply(batch)))
+        return await self._run(lambda: self._predict(self._scaling.apply(batch)), size=len(batch))
 
     async def close(self) -> None:
         """Call the model's own `close` and end the thread."""
@@ -81,7 +88,9 @@ class InProcess:
             await self._run(self._close)
         self._thread.shutdown(wait=False)
 
-    async def _run(self, call: Callable[[], Returned]) -> Returned:
+    async def _run(self, call: Callable[[], Returned], size: int = 0) -> Returned:
+        """Make a call; size: of its batch, 0: it has none."""
+
         def contained() -> Returned:
             try:
                 return call()
@@ -90,11 +99,15 @@ class InProcess:
                     raise
                 raise RuntimeError(f"the model raised {exc!r}") from exc
 
-        running = self._thread.submit(contained)
+        alike = size.bit_length()
+        is_quick = size > 0 and self._took_s.get(alike, math.inf) < QUICK_S
         started_s = time.monotonic()
-        with suppress(TimeoutError):  # one of the call's own comes again below
-            return running.result(QUICK_S if self._took_s < QUICK_S else HAND_OVER_S)
         try:
+            if is_quick and self._any_thread:
+                return contained()
+            running = self._thread.submit(contained)
+            with suppress(TimeoutError):  # one of the call's own comes again below
+                return running.result(QUICK_S if is_quick else HAND_OVER_S)
             return await asyncio.wrap_future(running)
         finally:
-            self._took_s = time.monotonic() - started_s
+            self._took_s[alike] = time.monotonic() - started_s

@@ -128,6 +128,7 @@ def open_graph(source: Path | bytes, settings: Settings, *, ranking: Ranking | N
         takes=takes,
         scaling=scaling,
         warm_up=None if sizes else lambda: graph.predict(scaling.apply(tried)),
+        any_thread=True,
     )
 
 

@@ -26,6 +26,7 @@ class OwnCode:
     declared: ModelInput | None
     warm_up: Callable[[], object] | None
     close: Callable[[], object] | None
+    any_thread: bool
 
 
 def open_model(settings: Settings) -> InProcess | OwnProcess:
@@ -43,6 +44,7 @@ def open_model(settings: Settings) -> InProcess | OwnProcess:
         scaling=choice.scaling,
         warm_up=found.warm_up,
         close=found.close,
+        any_thread=found.any_thread,
     )
 
 
@@ -61,7 +63,13 @@ def find(path: str) -> OwnCode:
     predict = getattr(model, "predict", model)
     if not callable(predict):
         raise StartError(f"MICROBATCH_MODEL={path}: must be a function or have a predict method")
-    return OwnCode(predict, _declared(model), getattr(model, "warm_up", None), getattr(model, "close", None))
+    return OwnCode(
+        predict,
+        _declared(model),
+        warm_up=getattr(model, "warm_up", None),
+        close=getattr(model, "close", None),
+        any_thread=bool(getattr(model, "any_thread", False)),
+    )
 
 
 def _declared(model: object) -> ModelInput | None:

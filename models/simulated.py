@@ -33,4 +33,9 @@ class Simulated:
 def open_model(settings: Settings) -> InProcess:
     """Open it, with what the settings say of its costs and its input."""
     simulated = Simulated(batch_s=settings.simulated_batch_s, image_s=settings.simulated_image_s)
-    return InProcess(simulated.predict, takes=Choice.of(settings).over(TAKES), scaling=Choice.of(settings).scaling)
+    return InProcess(
+        simulated.predict,
+        takes=Choice.of(settings).over(TAKES),
+        scaling=Choice.of(settings).scaling,
+        any_thread=True,
+    )

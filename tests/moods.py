@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -21,3 +22,21 @@ def dazzled(batch: NDArray[np.uint8]) -> list[object]:
     if (darkest == 255).any():
         raise ValueError("too bright")
     return [{"brightness": number} for number in darkest.tolist()]
+
+
+class Tells:
+    """Predict which thread predicts; 200 takes its time, and 255 does not come to an end."""
+
+    input_shape = (4, 4, 3)
+
+    def predict(self, batch: NDArray[np.uint8]) -> list[str]:
+        """Return the thread's name for each of (n, 4, 4, 3) images."""
+        brightest = int(batch.max())
+        time.sleep({200: 2.0, 255: 60.0}.get(brightest, 0.0))
+        return [threading.current_thread().name] * len(batch)
+
+
+class TellsAnywhere(Tells):
+    """The same, in any thread."""
+
+    any_thread = True

@@ -345,7 +345,6 @@ async def test_an_image_that_the_graph_fails_on_fails_alone(opened: Open, path: 
         sizes=BatchSizes(()),
         breaker=CircuitBreaker(),
         worker_id="w",
-        on_hang=lambda: pytest.fail("the process would have been ended"),
         metrics=Metrics(),
     )
 

@@ -25,7 +25,7 @@ from inference import Inference
 from inputs import ModelInput
 from metrics import Metrics
 from model_client import ModelClient, open_model
-from tests.test_inference import jobs, never_hangs
+from tests.test_inference import jobs
 
 Write = Callable[..., ModelClient]
 
@@ -142,7 +142,6 @@ async def test_an_image_that_ends_the_process_fails_alone(opened: Write) -> None
         sizes=BatchSizes(),
         breaker=CircuitBreaker(),
         worker_id="w",
-        on_hang=never_hangs,
         metrics=Metrics(),
     )
 
