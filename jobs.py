@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from hashlib import sha256
@@ -71,7 +72,8 @@ OLDEST_REDIS = (6, 2)
 SLOWEST_BYTES_S = 10_000_000
 """Payloads may take as long on their way to Redis as this rate needs, over the time limit of any command."""
 INLINE_BYTES = 16 * 1024
-"""The longest payload that CLAIM hands over itself; a longer one is cheaper fetched beside it than through Lua."""
+"""The longest payload that passes through a script; Lua would hash each of its bytes. A longer one is written in the
+same transaction as SUBMIT, and fetched after CLAIM."""
 COPY_BYTES = 16 * 1024
 """The longest result that rides in the api's bell; a longer one is polled for."""
 
@@ -149,16 +151,18 @@ class JobQueue:
         arriving: how many jobs this api is still decoding: an idle worker may wait for them.
         Returns the depth, and what became of each request.
         """
-        keys: list[str] = []
-        arguments: list[Any] = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id, arriving]
-        bytes_ = 0
-        for number, submission in enumerate(submissions):
-            remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
-            for job in submission.jobs:
-                keys.append(self._result_key(job.uuid))
-                arguments += (number, job.uuid, job.payload, remaining_ms, kept)
-                bytes_ += len(job.payload)
-        depth, *words = await self._run("submit", keys, arguments, longer_s=bytes_ / SLOWEST_BYTES_S)
+        jobs = [job for submission in submissions for job in submission.jobs]
+        keys = [self._result_key(job.uuid) for job in jobs]
+        head = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id, arriving]
+        longer_s = sum(len(job.payload) for job in jobs) / SLOWEST_BYTES_S
+        reply = None
+        if beside := [part for job in jobs if len(job.payload) > INLINE_BYTES for part in (job.uuid, job.payload)]:
+            put, keys_ = ("HSET", self._data, *beside), [*self._keys, *keys]
+            arguments = head + _arguments(submissions, longest=INLINE_BYTES)
+            reply = await self._wire.run_after(put, "submit", keys_, arguments, longer_s=longer_s)
+        if reply is None:  # nothing is long, or Redis would not: then the script itself says what is to become of them
+            reply = await self._run("submit", keys, head + _arguments(submissions), longer_s=longer_s)
+        depth, *words = reply
         if len(words) != len(keys) or not set(words) <= ADMISSION_WORDS:
             raise ValueError("a word for each job")
         admissions: list[Admission] = []
@@ -360,6 +364,16 @@ class JobQueue:
             fetched = await self._wire.exchange([("HGET", self._data, uuid) for uuid in missing])
             payloads.update(zip(missing, fetched, strict=True))
         return tuple(_claimed(row, payload) for row in rows if (payload := payloads[row[0]]) is not None)
+
+
+def _arguments(submissions: Sequence[Submission], *, longest: float = math.inf) -> list[Any]:
+    """Return what SUBMIT is told of each job; longest: longer payloads are left out, since they come beside it."""
+    arguments: list[Any] = []
+    for number, submission in enumerate(submissions):
+        remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
+        for job in submission.jobs:
+            arguments += (number, job.uuid, job.payload if len(job.payload) <= longest else "", remaining_ms, kept)
+    return arguments
 
 
 def _claimed(row: Sequence[Any], payload: bytes) -> ClaimedJob:

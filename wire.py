@@ -90,6 +90,26 @@ class Wire:
             self._on_reply(script, time.monotonic() - began_s)
         return reply
 
+    async def run_after(
+        self, command: Command, script: str, keys: Sequence[str], arguments: Sequence[Any], *, longer_s: float = 0.0
+    ) -> Any:
+        """Run a command and then a script in one transaction; return the script's reply.
+
+        None: Redis has no memory for the command, or does not know the script; then only the command was carried out.
+        """
+        began_s = time.monotonic()
+        evaluate = ("EVALSHA", self._scripts[script][1], len(keys), *keys, *arguments)
+        replies = await self._send([("MULTI",), command, evaluate, ("EXEC",)], longer_s)
+        done = replies[-1] if isinstance(replies[-1], list) else []
+        for reply in (*replies, *done):
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("OOM", "NOSCRIPT")):
+                return None
+            _require_success(reply)
+        if self._on_reply:
+            self._on_reply(script, time.monotonic() - began_s)
+        _first, last = done
+        return last
+
     async def _send(self, commands: Sequence[Command], longer_s: float) -> list[Any]:
         request = b"".join(map(hiredis.pack_command, commands))
         limit_s = self._timeout_s + longer_s

@@ -4,8 +4,8 @@
 -- ARGV 1 max_queue_depth   2 max_results, looked at for jobs whose result is kept
 --      3 max_batch_size    4 ms a batch takes, divided by the live workers (0: unknown, never refuse by it)   5 api id
 --      6 jobs that this api is still decoding
---      then per job: request number (jobs of one request stand together), uuid, payload, remaining ms,
---      kept (1: nobody waits, the result stays until its TTL ends)
+--      then per job: request number (jobs of one request stand together), uuid, payload (empty: it has just been written
+--      into DATA, in the same transaction), remaining ms, kept (1: nobody waits, the result stays until its TTL ends)
 -- Returns depth, then per job OK, DUP (known or settled: accepted before), FULL (depth, results or predicted wait), OOM.
 -- Cost: O(1) a job, and in one of 16 calls a sweep of at most 64 jobs that ended a minute ago.
 -- Safe to repeat: a job that is in the queue or has a result is DUP and left as it is.
@@ -18,19 +18,17 @@ local reply = {}
 local probe = redis.pcall('HINCRBY', STATS, 'submit_calls', 1)
 local no_memory = type(probe) == 'table' and probe.err
 if no_memory and not string.find(no_memory, 'OOM', 1, true) then return probe end
-if no_memory or probe % 16 == 0 then                                         -- now and then
-  forget(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now - 60000, 'LIMIT', 0, 64))
-end
 
 local function uncollected()
   redis.call('ZREMRANGEBYSCORE', RESULTS, '-inf', now)
   return redis.call('ZCARD', RESULTS)
 end
 
-local uuids, known = {}, {}
+local uuids, known, waiting = {}, {}, {}
 for job = 1, jobs do uuids[job] = field(job, 2) end
 local any_settled = jobs > 0 and redis.call('EXISTS', unpack(KEYS, 12)) > 0   -- seldom: of a job that was sent before
 for job, row in ipairs(all('HMGET', META, uuids)) do
+  waiting[uuids[job]] = row
   known[uuids[job]] = row or (any_settled and redis.call('EXISTS', KEYS[11 + job]) == 1)
 end
 
@@ -52,11 +50,11 @@ while first <= jobs do
     elseif no_memory then reply[job + 1] = 'OOM'
     elseif full then reply[job + 1] = 'FULL'
     else
-      known[uuid] = true                                                     -- it may stand twice in this call
+      known[uuid], waiting[uuid] = true, true                                -- it may stand twice in this call
       pending[#pending + 1] = uuid
       deadlines[#deadlines + 1], deadlines[#deadlines + 2] = now + field(job, 4), uuid
       meta[#meta + 1], meta[#meta + 2] = uuid, fresh
-      data[#data + 1], data[#data + 2] = uuid, field(job, 3)
+      if field(job, 3) ~= '' then data[#data + 1], data[#data + 2] = uuid, field(job, 3) end
       depth = depth + 1
       reply[job + 1] = 'OK'
     end
@@ -69,6 +67,18 @@ all('ZADD', DEADLINES, deadlines)
 all('RPUSH', PENDING, pending)
 ring(#pending)
 count('submitted', #pending)
+
+for job, uuid in ipairs(uuids) do                                              -- written beside, and not wanted
+  if field(job, 3) == '' and not waiting[uuid] then redis.call('HDEL', DATA, uuid) end
+end
+if no_memory or probe % 16 == 0 then                                         -- now and then
+  forget(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now - 60000, 'LIMIT', 0, 64))
+  if redis.call('HLEN', DATA) > redis.call('HLEN', META) then                  -- its api died before it could send the rest
+    for _, uuid in ipairs(redis.call('HKEYS', DATA)) do
+      if redis.call('HEXISTS', META, uuid) == 0 then redis.call('HDEL', DATA, uuid) end
+    end
+  end
+end
 if not no_memory then redis.call('HSET', STATS, 'arriving', ARGV[6] .. ' ' .. tostring(now + 100)) end
 reply[1] = depth
 return reply

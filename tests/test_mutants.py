@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import checks_of_claims, checks_of_results, test_jobs
+from tests import checks_of_claims, checks_of_long_payloads, checks_of_results, test_jobs
 from tests.scene import Scene, opened
 from wire import _read_scripts
 
@@ -22,7 +22,7 @@ SERVERS = list(test_jobs.SERVERS)
 Check = Callable[[Scene], Awaitable[None]]
 CHECKS: dict[str, Check] = {
     name: check
-    for room in (checks_of_claims, checks_of_results)
+    for room in (checks_of_claims, checks_of_results, checks_of_long_payloads)
     for name, check in inspect.getmembers(room, inspect.iscoroutinefunction)
     if check.__module__ == room.__name__
 }
