@@ -79,7 +79,9 @@ class Settings(BaseSettings):
     decode_in: Literal["auto", "api"] = Field(
         "auto", description="Who decodes: the batcher where the file is smaller than its tensor, or always the `api`."
     )
-    decode_threads: int = Field(0, ge=0, le=256, description="Threads a process decodes images on; 0: one a core.")
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="Threads a process decodes images on; 0: one a core (`make run` shares them out)."
+    )
 
     served_name: str = Field(
         "model", description="The model's name on the paths of TF-Serving and Open Inference; its version is 1."

@@ -18,7 +18,7 @@ import psutil
 from config import PREFIX
 from errors import StartError
 from tools.local_redis import find_redis, private_directory, redis_command, socket_path, wait_until_up
-from tools.service import free_port
+from tools.service import decode_threads, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 60.0
@@ -48,8 +48,9 @@ def service(settings: Mapping[str, str], *, batchers: int = 1, api_workers: int 
         wait_until_up(folder)
         environment = {"REDIS_URL": f"unix://{socket_path(folder)}"} | ONE_THREAD
         environment |= {PREFIX + key: value for key, value in ({"LOG_LEVEL": "warning"} | dict(settings)).items()}
+        share = {PREFIX + "DECODE_THREADS": str(decode_threads(batchers))}
         for number in range(batchers):
-            started.start(f"batcher {number + 1}", [sys.executable, "batcher.py"], environment)
+            started.start(f"batcher {number + 1}", [sys.executable, "batcher.py"], share | environment)
         url = started.start_web("api", "api:app", environment, workers=api_workers)
         _wait(url + "/health/ready", f'"workers":{batchers}')
         yield Target("ours", url, started.processes)

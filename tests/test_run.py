@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from errors import StartError
@@ -68,6 +69,17 @@ def test_without_batchers_the_runner_says_where_they_find_redis(run: Callable[..
 
     batcher.kill()
     batcher.wait()
+
+
+@pytest.mark.parametrize(("settings", "threads"), [({}, "1"), ({"MICROBATCH_DECODE_THREADS": "3"}, "3")])
+def test_batchers_share_the_cores_unless_told_otherwise(
+    run: Callable[..., Runner], settings: dict[str, str], threads: str
+) -> None:
+    runner = run("--batchers", str(os.cpu_count()), **settings)
+    until(lambda: runner.says("^ready:"))
+    batchers = [psutil.Process(pid).environ() for pid in find(runner.mark, r"\S+ batcher\.py")]
+
+    assert [one.get("MICROBATCH_DECODE_THREADS") for one in batchers] == [threads] * (os.cpu_count() or 1)
 
 
 def test_one_sigterm_that_comes_twice_is_no_hurry(run: Callable[..., Runner]) -> None:

@@ -69,7 +69,7 @@ class LocalService:
         else:
             self._start_redis()
         self._start_stage([self._batcher(name, i + 1) for name in self.models for i in range(self._batchers)])
-        self._start_stage([self._process("api", self._api_command())])
+        self._start_stage([KeptProcess("api", self._api_command(), env=self._env, grace_s=self._grace_s)])
 
     def stop(self, hurried: Callable[[], bool] = lambda: False) -> bool:
         """Stop the api, then the batchers, then Redis; return whether none had to be killed."""
@@ -118,9 +118,12 @@ class LocalService:
             say(f"{verb} with REDIS_URL={url}{several} {os.path.relpath(sys.executable)} {what} {model}".rstrip())
 
     def _batcher(self, model: str, number: int) -> KeptProcess:
-        if not self._settings.models:
-            return self._process(f"batcher-{number}", [sys.executable, "batcher.py"])
-        return self._process(f"batcher-{model}-{number}", [sys.executable, "batcher.py", model])
+        several, share = self._settings.models, {}
+        if "decode_threads" not in self._settings.model_fields_set:
+            share = {variable_name("decode_threads"): str(decode_threads(self._batchers * len(self.models)))}
+        name = f"batcher-{model}-{number}" if several else f"batcher-{number}"
+        command = [sys.executable, "batcher.py", *([model] if several else [])]
+        return KeptProcess(name, command, env=self._env | share, grace_s=self._grace_s)
 
     def _api_command(self) -> list[str]:
         grace_s = max(1, math.ceil(self._settings.shutdown_grace_s))
@@ -128,13 +131,15 @@ class LocalService:
         flags = [part for key, value in options.items() for part in (f"--{key}", value)]
         return [sys.executable, "-m", "uvicorn", "api:app", *flags, "--no-access-log"]
 
-    def _process(self, name: str, command: list[str]) -> KeptProcess:
-        return KeptProcess(name, command, env=self._env, grace_s=self._grace_s)
-
     def _start_stage(self, stage: list[KeptProcess]) -> None:
         self._stages.insert(0, stage)
         for process in stage:
             process.start()
+
+
+def decode_threads(batchers: int) -> int:
+    """Return on how many threads each of so many batchers of one machine decodes: more than cores only disturb."""
+    return max(1, (os.cpu_count() or 1) // batchers)
 
 
 def free_port() -> int:
