@@ -15,21 +15,6 @@ STEP_S = 0.01
 """How late a callback may be."""
 
 
-class Alarm:
-    """One callback that is to come."""
-
-    __slots__ = ("_call", "_calls")
-
-    def __init__(self, calls: set[Callable[[], None]], call: Callable[[], None]) -> None:
-        self._calls = calls
-        self._call = call
-        calls.add(call)
-
-    def cancel(self) -> None:
-        """Call it off; nothing happens where it has been called."""
-        self._calls.discard(self._call)
-
-
 class Alarms:
     """Calls back within `STEP_S` after each time; used by one event loop, of which it holds one timer."""
 
@@ -38,8 +23,8 @@ class Alarms:
         self._steps: list[int] = []  # a heap
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, delay_s: float, call: Callable[[], None]) -> Alarm:
-        """Have `call` called in so long."""
+    def set(self, delay_s: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called in so long; return what calls that off."""
         step = math.ceil((asyncio.get_running_loop().time() + delay_s) / STEP_S)
         calls = self._calls.get(step)
         if calls is None:
@@ -47,7 +32,8 @@ class Alarms:
             heappush(self._steps, step)
             if self._steps[0] == step:
                 self._wind()
-        return Alarm(calls, call)
+        calls.add(call)
+        return lambda: calls.discard(call)
 
     def _wind(self) -> None:
         if self._timer is not None:

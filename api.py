@@ -17,11 +17,10 @@ from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from access import REQUEST_ID, begin, tell
 from answers import problem
-from asgi import Answer, ConnectionLoop, Incoming
+from asgi import Answer, Incoming
 from config import Settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, X_REQUEST_ID, add_docs
 from errors import ServiceError, StartError
@@ -128,14 +127,12 @@ def _running_server() -> uvicorn.Server | None:
 def _set_up_server(server: uvicorn.Server, grace_s: float) -> None:
     """Have uvicorn wait so long for open connections when it stops, and keep idle ones; unless it was told otherwise.
 
-    By itself it waits for ever, closes at the moment at which a load balancer may send, and has a timer a request.
+    By itself it waits for ever, and closes at the moment at which a load balancer may send.
     """
     if server.config.timeout_graceful_shutdown is None:
         server.config.timeout_graceful_shutdown = math.ceil(grace_s)
     if server.config.timeout_keep_alive == UVICORN_KEEP_ALIVE_S:
         server.config.timeout_keep_alive = KEEP_ALIVE_S
-    if server.config.http_protocol_class is HttpToolsProtocol:
-        server.config.http_protocol_class = ConnectionLoop(asyncio.get_running_loop()).connect  # type: ignore[assignment]  # it makes them
 
 
 def _end_without_it(running: asyncio.Task[None]) -> None:

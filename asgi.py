@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from alarms import Alarm, Alarms
 from errors import ServiceError
 from ids import SAFE_ID, new_uuid
 from metrics import Metrics
@@ -72,22 +70,6 @@ class Incoming:
         """Wait until the client goes away; the body must have been read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-class ConnectionLoop:
-    """The event loop as uvicorn's connections see it: the timer that each of their answers begins is an alarm."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.create_task = loop.create_task
-        self._alarms = Alarms()
-
-    def call_later(self, delay_s: float, call: Callable[[], None]) -> Alarm:
-        """Have it called in about so long."""
-        return self._alarms.set(delay_s, call)
-
-    def connect(self, **given: Any) -> HttpToolsProtocol:
-        """Make a connection as uvicorn does, but for this loop."""
-        return HttpToolsProtocol(**given | {"_loop": self})
 
 
 class Answer(Response):

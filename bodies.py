@@ -57,7 +57,7 @@ async def read_body(
         raise _too_large(max_body_bytes)
     chunks, total, more = [], 0, True
     limit = asyncio.timeout(None)
-    alarm = alarms.set(body_timeout_s, lambda: limit.reschedule(0))
+    call_off = alarms.set(body_timeout_s, lambda: limit.reschedule(0))
     try:
         async with limit:
             while more:
@@ -71,7 +71,7 @@ async def read_body(
     except TimeoutError as exc:
         raise BodyTimeout(f"the body did not arrive within {body_timeout_s:g} s") from exc
     finally:
-        alarm.cancel()
+        call_off()
     incoming.body_bytes = total
     return b"".join(chunks)
 

@@ -147,7 +147,7 @@ class Results:
         for job in submission.jobs:
             self._outstanding.setdefault(job.uuid, []).append(waiting)
         self._kept += submission.kept
-        alarm = self._alarms.set(wait_s, waiting.end)
+        call_off = self._alarms.set(wait_s, waiting.end)
         try:
             if submission.kept:
                 await self._admit_kept(waiting)
@@ -155,7 +155,7 @@ class Results:
                 self._outbox.post(submission, waiting.over, lambda refusal: self._admitted(waiting, refusal))
             await waiting.over
         finally:
-            alarm.cancel()
+            call_off()
             self._kept -= submission.kept
             waiting.over.cancel()  # whoever was cancelled: nobody waits any more
             for job in submission.jobs:

@@ -40,11 +40,11 @@ def test_each_is_called_once_in_its_time(run: Callable[..., object]) -> None:
 
 async def test_what_is_called_off_is_not_called_and_the_others_are() -> None:
     alarms, rung = Alarms(), list[str]()
-    first = alarms.set(0.02, lambda: rung.append("first"))
+    call_off = alarms.set(0.02, lambda: rung.append("first"))
     alarms.set(0.02, lambda: rung.append("second"))
     alone = alarms.set(0.04, lambda: rung.append("third"))
-    first.cancel()
-    alone.cancel()
+    call_off()
+    alone()
     over = asyncio.Event()
     alarms.set(0.06, over.set)
     await asyncio.wait_for(over.wait(), 5)
@@ -55,7 +55,7 @@ async def test_what_is_called_off_is_not_called_and_the_others_are() -> None:
 async def test_thousands_that_are_called_off_hold_one_timer_and_nothing_of_them_stays() -> None:
     alarms, loop, over = Alarms(), asyncio.get_running_loop(), asyncio.Event()
     for number in range(5000):
-        alarms.set(0.02 + number % 7 / 100, over.set).cancel()
+        alarms.set(0.02 + number % 7 / 100, over.set)()
     alarms.set(0.1, over.set)
     timers = len(loop._scheduled)  # type: ignore[attr-defined]  # noqa: SLF001
     await asyncio.wait_for(over.wait(), 5)
