@@ -56,6 +56,12 @@ class Incoming:
         """What travels with its jobs, so that whoever runs them adds to its trace; "" where it has none."""
         return "" if self.trace is None else self.trace.context
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole body is known to be there, so that receiving it waits for nothing; uvicorn tells."""
+        cycle = getattr(self._receive, "__self__", None)
+        return type(cycle) is RequestResponseCycle and not cycle.more_body
+
     async def receive(self) -> Message:
         """Return the next part of the body.
 

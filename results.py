@@ -64,8 +64,8 @@ class Results:
     All waiting shares one bell.
     """
 
-    def __init__(self, queue: JobQueue, readiness: Readiness, outbox: Outbox, *, alarms: Alarms, api_id: str) -> None:
-        self._alarms = alarms
+    def __init__(self, queue: JobQueue, readiness: Readiness, outbox: Outbox, *, api_id: str) -> None:
+        self._alarms = Alarms()
         self._queue = queue
         self._readiness = readiness
         self._outbox = outbox
@@ -185,8 +185,10 @@ class Results:
 
     async def _with_reasons(self, submission: Submission, found: list[Result | None]) -> list[Result]:
         """Put an error in the place of each result that there is none of."""
+        if None not in found:
+            return found  # type: ignore[return-value]  # all are there
         late = [job.uuid for job, result in zip(submission.jobs, found, strict=True) if result is None]
-        codes = iter(await self._last_codes(late) if late else [])
+        codes = iter(await self._last_codes(late))
         untried = ModelUnavailable.code if self._readiness.model_is_down else ""
         return [
             result or overdue(job.uuid, next(codes) or untried)

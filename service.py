@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import numpy as np
 
-from alarms import Alarms
 from asgi import Incoming
 from bodies import Upload, read_body
 from budget import ByteBudget, Share
@@ -78,8 +77,7 @@ class Service:
             arriving=lambda: self._decoding,
         )
         self._decoding = 0
-        self._alarms = Alarms()
-        self.results = Results(self.queue, self.readiness, self.outbox, alarms=self._alarms, api_id=api_id)
+        self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
         self.presence = Presence()
         decoder = Decoder(threads, formats=settings.image_formats, max_pixels=settings.max_pixels)
         self.intake = Intake(decoder, near=settings.decode_in == "api")
@@ -137,7 +135,6 @@ class Service:
             incoming,
             max_body_bytes=self.settings.max_body_bytes,
             body_timeout_s=self.settings.body_timeout_s,
-            alarms=self._alarms,
             hold=share.hold,
         )
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
-from tests.stack import SEVEN, Stack, until_ready
+from tests.stack import SEVEN, Stack, until_answering, until_ready
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -60,3 +63,48 @@ async def test_requests_sent_at_once_on_a_connection_are_answered_in_order(conne
     answers = [await asyncio.wait_for(read_answer(reader), 10) for _ in range(3)]
 
     assert [b'"label":7' in answer for answer in answers] == [True, False, True]
+
+
+async def test_a_connection_is_closed_once_it_has_been_idle_for_as_long_as_uvicorn_was_told(stack: Stack) -> None:
+    # given
+    place = f"{stack.folder}/api.sock"
+    stack.start_redis()
+    stack.start(sys.executable, "-m", "uvicorn", "api:app", "--uds", place, "--timeout-keep-alive", "1")
+    async with stack.client() as client:
+        await until_answering(client)
+    reader, writer = await asyncio.open_unix_connection(place)
+
+    # when: it is used for longer than that, and then no more
+    for _ in range(3):
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: s\r\n\r\n")
+        assert await asyncio.wait_for(read_answer(reader), 10) == b'{"status":"alive"}'
+        answered_s = time.monotonic()
+        await asyncio.sleep(0.6)
+    rest = await asyncio.wait_for(reader.read(), 10)
+    idle_s = time.monotonic() - answered_s
+    writer.close()
+
+    assert rest == b""
+    assert 0.95 <= idle_s < 1.5  # libuv counts whole milliseconds from the start of a turn
+
+
+@pytest.mark.parametrize("there", [0, 20], ids=["nothing of it", "a part"])
+async def test_a_body_that_does_not_come_is_408(shared_stack: Stack, there: int) -> None:
+    place = f"{shared_stack.folder}/hasty.sock"
+    shared_stack.start_api_at(place, MICROBATCH_BODY_TIMEOUT_S="0.5")
+    await until_there(place)
+    reader, writer = await asyncio.open_unix_connection(place)
+    began_s = time.monotonic()
+    writer.write(request()[: there - len(SEVEN)])
+    answer = await asyncio.wait_for(read_answer(reader), 10)
+    took_s = time.monotonic() - began_s
+    writer.close()
+
+    assert b'"code":"body_timeout"' in answer
+    assert 0.5 <= took_s < 1.5
+
+
+async def until_there(place: str) -> None:
+    transport = httpx.AsyncHTTPTransport(uds=place)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        await until_ready(client)

@@ -17,7 +17,6 @@ from hypothesis.extra.numpy import array_shapes, arrays, boolean_dtypes, floatin
 from numpy.typing import NDArray
 from starlette.types import Message
 
-from alarms import Alarms
 from asgi import Incoming
 from bodies import read_body, read_npy, split_body
 from errors import BadRequest, BodyTimeout, ServiceError, TooLarge, UnsupportedMediaType
@@ -42,7 +41,7 @@ def request(*chunks: bytes, announced: int | None = None, pause_s: float = 0.0) 
 
 
 async def read(one: Incoming, timeout_s: float = 5.0) -> bytes:
-    return await read_body(one, max_body_bytes=LIMIT, body_timeout_s=timeout_s, alarms=Alarms())
+    return await read_body(one, max_body_bytes=LIMIT, body_timeout_s=timeout_s)
 
 
 def part(name: str, content: bytes, more: str = FILE) -> bytes:

@@ -11,7 +11,6 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from alarms import Alarms
 from errors import DeadlineExceeded, QueueFull, Unavailable
 from jobs import JobQueue
 from outbox import Outbox
@@ -38,7 +37,7 @@ class Desk:
             max_batch_size=2,
             arriving=lambda: 0,
         )
-        self.results = Results(self.queue, self.readiness, self.outbox, alarms=Alarms(), api_id="api")
+        self.results = Results(self.queue, self.readiness, self.outbox, api_id="api")
 
     async def claim(self, *, at_least: int = 1) -> Claim:
         """Claim until there are jobs; at most five seconds."""
