@@ -24,6 +24,11 @@ class Intake:
         self._decoder = decoder
         self._near = near
 
+    def takes_time(self, upload: Upload, takes: ModelInput) -> bool:
+        """Return whether an upload is decoded, or looked through, here."""
+        here = self._near or takes.accepts == "encoded" or not takes.takes_images
+        return isinstance(upload, bytes) and (here or len(upload) >= takes.size_bytes)
+
     async def prepare(
         self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput, *, context: str = ""
     ) -> list[Job | ServiceError]:
@@ -33,7 +38,7 @@ class Intake:
         for place, upload in enumerate(uploads):
             if not isinstance(upload, bytes):
                 continue
-            if self._near or takes.accepts == "encoded" or not takes.takes_images or len(upload) >= takes.size_bytes:
+            if self.takes_time(upload, takes):
                 near[place] = upload
             else:
                 found[place] = self._decoder.look(upload)

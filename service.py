@@ -8,8 +8,6 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
-import numpy as np
-
 from asgi import Incoming
 from bodies import Upload, read_body
 from budget import ByteBudget, Share
@@ -178,7 +176,7 @@ class Service:
         self, incoming: Incoming, uploads: Sequence[Upload], takes: ModelInput
     ) -> list[Job | ServiceError]:
         uuids = job_uuids(incoming.uuid, len(uploads))
-        if not self.settings.simulated_decode_s and isinstance(uploads[0], np.ndarray):  # it takes no time
+        if not self.settings.simulated_decode_s and not any(self.intake.takes_time(one, takes) for one in uploads):
             return await self.intake.prepare(uploads, uuids, takes, context=incoming.context)
         self._decoding += len(uploads)
         try:
