@@ -13,6 +13,8 @@ from heapq import heappop, heappush
 
 STEP_S = 0.01
 """How late a callback may be."""
+EARLY_S = 0.001
+"""How early: uvloop counts in whole milliseconds."""
 
 
 class Alarms:
@@ -42,7 +44,7 @@ class Alarms:
 
     def _ring(self) -> None:
         """Call what is due, and come back for the next; steps of which all was called off are left out."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time() + EARLY_S
         self._timer = None
         due: list[Callable[[], None]] = []
         while self._steps and (self._steps[0] * STEP_S <= now_s or not self._calls[self._steps[0]]):

@@ -40,6 +40,8 @@ class BatchSizes:
 
     def split(self, batch: Batch) -> list[Batch]:
         """Return a batch in parts that the model takes and has, as far as is known, memory for."""
+        if not self.allowed and not self._ceilings:
+            return [batch]
         limits = [*self.allowed[-1:], *(ceiling.size for ceiling in [self._ceiling(batch)] if ceiling)]
         largest = min(limits, default=len(batch.jobs))
         return [batch.part(slice(first, first + largest)) for first in range(0, len(batch.jobs), largest)]
@@ -65,7 +67,7 @@ class BatchSizes:
             ceiling.probe_at_s = now_s + PROBE_S
 
     def _padded(self, count: int) -> int:
-        return min((size for size in self.allowed if size >= count), default=count)
+        return min((size for size in self.allowed if size >= count), default=count) if self.allowed else count
 
     def _ceiling(self, batch: Batch) -> _Ceiling | None:
         return self._ceilings.get(batch.kind)

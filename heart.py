@@ -23,7 +23,8 @@ class Heart:
     """Beats from `start` to `stop`.
 
     queue: no other thread may use it. beat: says through it that this worker lives, in the heart's thread; so it may
-    only read what belongs to the loop, each thing at once. look: is called before each beat, in the same thread.
+    only read what belongs to the loop, each thing at once. look: is called as often, in the same thread, whether a beat
+    is on its way or not.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Heart:
         self._look = look
         self._every_s = every_s
         self._loop = uvloop.new_event_loop()
-        self._beating = self._loop.create_task(self._beat_forever())
+        self._beating = self._loop.create_task(self._beat_and_look())
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
     def start(self) -> None:
@@ -48,7 +49,8 @@ class Heart:
 
     async def stop(self) -> None:
         """Beat no more; once this returns no beat is on its way from here."""
-        self._loop.call_soon_threadsafe(self._beating.cancel)
+        with suppress(RuntimeError):  # it has stopped
+            self._loop.call_soon_threadsafe(self._beating.cancel)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
@@ -57,11 +59,18 @@ class Heart:
         self._loop.run_until_complete(self._queue.close())
         self._loop.close()
 
+    async def _beat_and_look(self) -> None:
+        await asyncio.gather(self._beat_forever(), self._look_forever())
+
     async def _beat_forever(self) -> None:
         while True:
             try:
-                self._look()
                 await self._beat(self._queue)
             except Exception:  # the next one may do better; without any the jobs of this worker would go to others
                 log.exception("a beat failed")
+            await asyncio.sleep(self._every_s)
+
+    async def _look_forever(self) -> None:
+        while True:
+            self._look()
             await asyncio.sleep(self._every_s)

@@ -153,8 +153,8 @@ class Holding:
     async def _beat(self, queue: JobQueue) -> None:
         """Publish the worker's row; extend its leases while the running call is younger than it may become."""
         young = time.monotonic() - self._moved_on_s < self._model_timeout_s + self._lease_s
-        # What is gone through may change meanwhile, by another thread: the lists are made in one step each.
-        held = {claim_id: list(jobs) for claim_id, jobs in list(self._held.items())} if young else {}
+        # What is gone through may change meanwhile, by another thread: the copies are made in one step each.
+        held = {claim_id: list(jobs) for claim_id, jobs in self._held.copy().items()} if young else {}
         await queue.beat(self._describe(), lease_s=self._lease_s, held=held)
 
     async def leave(self) -> None:

@@ -23,10 +23,13 @@ key               type    content                                               
 :counted:<id>     STRING  number of the last call in which a process counted              1 hour
 :apis             HASH    api process -> last word, ms, what it is doing                   60 s of silence
 
-A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs; each is in :leases, or
-exactly once in :pending. The core keys have no time to live, since with one an evicting Redis tears the queue
-silently. Round trips: submit 1, shared by the requests of one event-loop turn; claim 1, from idle too (the bell and the
-script in one pipeline), and 1 more for payloads over 16 KB; settle 1 a batch; an answer 0, it rides in the bell.
+A job is in :meta exactly while it is unfinished; meta, deadlines and data hold the same UUIDs (data more, until it is
+swept, where an api dies just after Redis has forgotten its scripts); each is in :leases, or exactly once in :pending.
+The core keys have no time to live, since with one an evicting Redis tears the queue silently.
+
+Round trips: submit 1, shared by the requests of one event-loop turn (more for payloads over 16 KB where Redis is out of
+memory or knows no scripts); claim 1, from idle too (the bell and the script in one pipeline), and 1 more for payloads
+over 16 KB; settle 1 a batch; an answer 0, it rides in the bell.
 
 Every method raises RedisUnreachable where the reply did not come: the command may have been carried out all the same.
 Every script is safe to repeat, so that its caller may simply call again.
@@ -123,11 +126,14 @@ class JobQueue:
         self._totals, self._apis = prefix + "totals", prefix + "apis"
         self._longest_block_s = min(1.0, timeout_s / 2)
         self._wire = Wire(url, timeout_s=timeout_s, on_reply=on_reply)
-        self._open_again = partial(JobQueue, url, name=name, timeout_s=timeout_s, on_reply=on_reply)
+        self._open_again = partial(JobQueue, url, name=name, timeout_s=timeout_s)
 
-    def twin(self) -> JobQueue:
-        """Return the same queue, with connections of its own: for the event loop of another thread."""
-        return self._open_again()
+    def twin(self, on_reply: Callable[[str, float], None]) -> JobQueue:
+        """Return the same queue, with connections of its own: for the event loop of another thread.
+
+        on_reply: is called in that thread.
+        """
+        return self._open_again(on_reply=on_reply)
 
     async def close(self) -> None:
         """Close all connections, those in use too; the next command opens one."""

@@ -96,15 +96,15 @@ class Batcher:
         self._block_s = 0.0
         self._claiming_takes_s = CLAIMING_TAKES_S
         self._begun: asyncio.Task[None] | None = None
+        self._heart: Heart | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until told to stop; what is held then is finished first.
 
         Raises UnfitRedis or StartError where serving makes no sense.
         """
-        beat_s = min(1.0, self._lease_s / 3)
-        heart = Heart(self._queue.twin(), self._holding.beat_if_possible, self._end_if_hung, every_s=beat_s)
-        heart.start()
+        self._heart = self._make_heart()
+        self._heart.start()
         try:
             if await self._get_ready(stopping):
                 while not stopping.is_set():
@@ -112,8 +112,16 @@ class Batcher:
             if self._begun:
                 await self._begun
         finally:
-            await heart.stop()
             await self.leave()
+
+    def _make_heart(self) -> Heart:
+        loop = asyncio.get_running_loop()
+
+        def count(script: str, seconds: float) -> None:
+            loop.call_soon_threadsafe(self._metrics.redis_replied, script, seconds)
+
+        every_s = min(1.0, self._lease_s / 3)
+        return Heart(self._queue.twin(count), self._holding.beat_if_possible, self._end_if_hung, every_s=every_s)
 
     async def step(self, stopping: asyncio.Event) -> None:
         """Serve one claim; make the next one just before the model is done."""
@@ -132,6 +140,8 @@ class Batcher:
     async def leave(self) -> None:
         """Give back what is held, without counting it as a death, and take this worker off the list."""
         self._is_gone = True
+        if self._heart is not None:  # or a beat of before might come after the last one
+            await self._heart.stop()
         await self._holding.leave()
 
     async def _claim(self, stopping: asyncio.Event) -> Claim | None:
@@ -191,7 +201,8 @@ class Batcher:
         A quick model is not worth it. Suspects run with nothing else in the process, and so does a job that alone is
         blamed if it dies. Batches that are to wait for company do.
         """
-        if self._estimate.least_s(len(claim.jobs)) <= 2 * self._claiming_takes_s:
+        least_s = self._estimate.least_s(len(claim.jobs))
+        if 0 < least_s <= 2 * self._claiming_takes_s:  # 0: not known, perhaps since such claims are always split
             # one slow claim must not be the last one that is made ahead
             self._claiming_takes_s = max(CLAIMING_TAKES_S, 0.9 * self._claiming_takes_s)
             return False

@@ -27,6 +27,8 @@ MAX_CALLS_AT_ONCE = 64
 """As many connections there are at most; whoever comes then waits for one."""
 PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MISCONF")
 """How replies begin that say to come back later."""
+EARLY_S = 0.001
+"""By how much uvloop's timers come early, since it counts in whole milliseconds."""
 NOTHING = object()
 
 NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupError)
@@ -95,14 +97,15 @@ class Wire:
     ) -> Any:
         """Run a command and then a script in one transaction; return the script's reply.
 
-        None: Redis has no memory for the command, or does not know the script; then only the command was carried out.
+        None: Redis has no memory for the command, and nothing was done; or it does not know the script, and the command
+        alone was carried out.
         """
         began_s = time.monotonic()
         evaluate = ("EVALSHA", self._scripts[script][1], len(keys), *keys, *arguments)
         replies = await self._send([("MULTI",), command, evaluate, ("EXEC",)], longer_s)
         done = replies[-1] if isinstance(replies[-1], list) else []
         for reply in (*replies, *done):
-            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("OOM", "NOSCRIPT")):
+            if isinstance(reply, hiredis.ReplyError) and _reason(reply).startswith(("OOM", "NOSCRIPT")):
                 return None
             _require_success(reply)
         if self._on_reply:
@@ -164,6 +167,7 @@ class _Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[list[Any]] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
         self._heard_s = self._limit_s = 0.0
         self._transport.set_protocol(self)
 
@@ -185,9 +189,10 @@ class _Line(asyncio.Protocol):
     def _look_at(self, when_s: float) -> None:
         """Look then, or before; a timer for each exchange would cost each a turn of the event loop."""
         if self._timer is not None:
-            if self._timer.when() <= when_s:
+            if self._timer_s <= when_s:
                 return
             self._timer.cancel()
+        self._timer_s = when_s
         self._timer = self._loop.call_at(when_s, self._look)
 
     def _look(self) -> None:
@@ -195,7 +200,7 @@ class _Line(asyncio.Protocol):
         self._timer = None
         if not self._wanted:
             return
-        if self._loop.time() < self._heard_s + self._limit_s:
+        if self._loop.time() < self._heard_s + self._limit_s - EARLY_S:
             self._look_at(self._heard_s + self._limit_s)
         else:
             self.close(TimeoutError("no reply in time"))
@@ -236,11 +241,16 @@ class _Line(asyncio.Protocol):
 def _require_success(reply: object) -> None:
     if not isinstance(reply, hiredis.ReplyError):
         return
-    if str(reply).startswith(PASSING):
+    if _reason(reply).startswith(PASSING):
         raise RedisUnreachable("Redis is not ready; try again shortly") from reply
-    if str(reply).startswith("READONLY"):
+    if _reason(reply).startswith("READONLY"):
         raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary") from reply
     raise UnfitRedis("Redis refuses the queue's commands; its log and this service's say why") from reply
+
+
+def _reason(error: hiredis.ReplyError) -> str:
+    """Return what Redis says, or says that a transaction failed of."""
+    return str(error).removeprefix("EXECABORT Transaction discarded because of: ")
 
 
 def _read_scripts() -> dict[str, tuple[str, str]]:

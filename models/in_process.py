@@ -24,6 +24,10 @@ QUICK_S = 0.001
 """Calls that take less than this, as the last one of about the same size did, are waited for where they are made: to
 come back through the event loop takes two wake-ups more, about 0.15 ms. A model that may be called from any thread is
 called there itself then: to hand a call over to another thread and back takes 0.1 to 0.2 ms."""
+FAR_TOO_LONG_S = 0.1
+"""After one call on the event loop that takes this, all go to the model's own thread."""
+MOST_KINDS = 256
+"""Of how many kinds of batches it is remembered what the last one took."""
 HAND_OVER_S = 0.0001
 """How long the thread of a slower model is given to begin, before Python code that can wait holds the interpreter."""
 
@@ -56,7 +60,7 @@ class InProcess:
         self._close = close
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._any_thread = any_thread
-        self._took_s: dict[int, float] = {}
+        self._took_s: dict[object, float] = {}
 
     async def warm_up(self, sizes: Sequence[int] = ()) -> None:
         """Call the model's own `warm_up`, and predict blank batches: of each size, else of one where it has none."""
@@ -80,7 +84,18 @@ class InProcess:
 
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Scale and predict, see ModelClient."""
-        return await self._run(lambda: self._predict(self._scaling.apply(batch)), size=len(batch))
+
+        def call() -> Sequence[object]:
+            return self._predict(self._scaling.apply(batch))
+
+        alike = batch.shape[1:], batch.dtype, len(batch).bit_length()
+        is_quick = self._took_s.pop(alike, math.inf) < QUICK_S  # taken out: a call that fails says nothing of the next
+        started_s = time.monotonic()
+        predictions = self._here(call) if is_quick and self._any_thread else await self._run(call, is_quick=is_quick)
+        if len(self._took_s) == MOST_KINDS:
+            self._took_s.clear()
+        self._took_s[alike] = time.monotonic() - started_s
+        return predictions
 
     async def close(self) -> None:
         """Call the model's own `close` and end the thread."""
@@ -88,26 +103,25 @@ class InProcess:
             await self._run(self._close)
         self._thread.shutdown(wait=False)
 
-    async def _run(self, call: Callable[[], Returned], size: int = 0) -> Returned:
-        """Make a call; size: of its batch, 0: it has none."""
-
-        def contained() -> Returned:
-            try:
-                return call()
-            except BaseException as exc:  # what would end more than this call, as a panic of a Rust library would
-                if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
-                    raise
-                raise RuntimeError(f"the model raised {exc!r}") from exc
-
-        alike = size.bit_length()
-        is_quick = size > 0 and self._took_s.get(alike, math.inf) < QUICK_S
+    def _here(self, call: Callable[[], Returned]) -> Returned:
+        """Make a call on the event loop, unless one there has ever been slow: meanwhile no signal is heard."""
         started_s = time.monotonic()
         try:
-            if is_quick and self._any_thread:
-                return contained()
-            running = self._thread.submit(contained)
-            with suppress(TimeoutError):  # one of the call's own comes again below
-                return running.result(QUICK_S if is_quick else HAND_OVER_S)
-            return await asyncio.wrap_future(running)
+            return _contained(call)
         finally:
-            self._took_s[alike] = time.monotonic() - started_s
+            self._any_thread = time.monotonic() - started_s < FAR_TOO_LONG_S
+
+    async def _run(self, call: Callable[[], Returned], *, is_quick: bool = False) -> Returned:
+        running = self._thread.submit(_contained, call)
+        with suppress(TimeoutError):  # one of the call's own comes again below
+            return running.result(QUICK_S if is_quick else HAND_OVER_S)
+        return await asyncio.wrap_future(running)
+
+
+def _contained(call: Callable[[], Returned]) -> Returned:
+    try:
+        return call()
+    except BaseException as exc:  # what would end more than this call, as a panic of a Rust library would
+        if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+            raise
+        raise RuntimeError(f"the model raised {exc!r}") from exc

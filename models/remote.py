@@ -109,7 +109,7 @@ class RemoteModel:
         if self._dialect.is_quick(batch):
             call = self._dialect.call(batch)
         else:
-            # Encoding numbers holds the interpreter's lock row by row, and a batch of photographs takes long enough for
-            # leases to run out where the event loop cannot renew them.
+            # A batch of photographs takes so long to encode that the event loop is to go on meanwhile; numbers hold the
+            # interpreter's lock row by row only.
             call = await asyncio.to_thread(self._dialect.call, batch)
         return await self._server.ask("POST", call.path, content=call.body, headers=call.headers)

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -22,7 +23,7 @@ from loop import Batcher
 from metrics import Metrics
 from models.in_process import InProcess
 from models.scaling import Scaling
-from records import Job, Progress, Result, encoded_payload
+from records import Job, Progress, Result, encoded_payload, tensor_payload
 from tests import test_jobs
 from tests.scene import Scene, opened
 from tests.test_jobs import job, request
@@ -123,6 +124,24 @@ async def test_the_next_batch_is_decoded_while_the_model_is_busy_with_this_one(s
 
     assert model.sizes == [SIZE] * 8
     assert median(gaps_s[2:]) < decode_s / 2, (gaps_s, decode_s)
+
+
+async def test_the_next_claim_is_made_ahead_also_where_each_takes_several_calls(scene: Scene) -> None:
+    """Jobs of two shapes, in turn: no call is ever as large as its claim."""
+    uuids = [str(uuid4()) for _ in range(8 * SIZE)]
+    tensors = [np.zeros((number % 2 + 1,), np.uint8) for number in range(len(uuids))]
+    mine = [Job(uuid, tensor_payload(uuid, tensor)) for uuid, tensor in zip(uuids, tensors, strict=True)]
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    held: list[int] = []
+    model = Model(at_end=lambda: held.append(leases_now(scene, loop)))
+    await scene.submit(request(*mine))
+    running = asyncio.create_task(batcher_of(scene.queue, model).run(stopping))
+    await until_depth(scene, 0)
+    stopping.set()
+    await running
+
+    assert model.sizes == [SIZE // 2] * 16
+    assert max(held) > SIZE, "it never held the next claim too"
 
 
 async def test_who_is_told_to_stop_finishes_what_it_claimed_ahead(scene: Scene) -> None:

@@ -157,6 +157,42 @@ async def test_warm_up_predict_and_close_run_once_each_in_one_thread_of_the_mode
     assert len(set(threads) - {str(threading.get_ident())}) == 1
 
 
+ANYWHERE = with_lines(
+    "any_thread = True",
+    "import threading, time",
+    "def predict(self, batch):",
+    "    if batch.max() == 9: raise ValueError('nine')",
+    "    time.sleep(float(batch.max()) / 10)",
+    "    return [self.threading.current_thread() is self.threading.main_thread()] * len(batch)",
+).replace("time.sleep", "self.time.sleep")
+
+
+async def on_the_event_loop(model: ModelClient, tenths_s: int) -> bool:
+    return bool((await model.predict(np.full((1, 2, 2), tenths_s, np.uint8)))[0])
+
+
+async def test_a_call_is_made_on_the_event_loop_only_after_a_quick_one_that_succeeded(opened: Write) -> None:
+    model = opened(ANYWHERE)
+    await model.warm_up()
+    assert await on_the_event_loop(model, 0)
+    with pytest.raises(ValueError, match="nine"):
+        await on_the_event_loop(model, 9)
+
+    assert not await on_the_event_loop(model, 2), "a failure is quick, whatever a success may be"
+    assert not await on_the_event_loop(model, 0)
+    assert await on_the_event_loop(model, 0)
+    await model.close()
+
+
+async def test_after_one_slow_call_there_none_is_made_on_the_event_loop(opened: Write) -> None:
+    model = opened(ANYWHERE)
+    await model.warm_up()
+
+    assert await on_the_event_loop(model, 2)
+    assert not any([await on_the_event_loop(model, 0) for _ in range(5)])
+    await model.close()
+
+
 async def test_a_model_without_warm_up_first_predicts_one_blank_image_as_scaled(opened: Write) -> None:
     model = opened(
         with_lines(
