@@ -27,7 +27,7 @@ A job is in :meta exactly while it is unfinished; meta, deadlines and data hold 
 swept, where an api dies just after Redis has forgotten its scripts); each is in :leases, or exactly once in :pending.
 The core keys have no time to live, since with one an evicting Redis tears the queue silently.
 
-Round trips: submit 1, shared by the requests of one event-loop turn (more for payloads over 16 KB where Redis is out of
+Round trips: submit 1, shared by the requests of one event-loop turn (more for payloads over 1 KB where Redis is out of
 memory or knows no scripts); claim 1, from idle too (the bell and the script in one pipeline), and 1 more for payloads
 over 16 KB; settle 1 a batch; an answer 0, it rides in the bell.
 
@@ -74,9 +74,11 @@ MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
 SLOWEST_BYTES_S = 10_000_000
 """Payloads may take as long on their way to Redis as this rate needs, over the time limit of any command."""
+SUBMIT_BYTES = 1024
+"""The longest payload that passes through SUBMIT, where Lua hashes each of its bytes; a longer one is written beside
+it, in one transaction."""
 INLINE_BYTES = 16 * 1024
-"""The longest payload that passes through a script; Lua would hash each of its bytes. A longer one is written in the
-same transaction as SUBMIT, and fetched after CLAIM."""
+"""The longest payload that CLAIM hands over itself; a longer one is cheaper fetched after it than through Lua."""
 COPY_BYTES = 16 * 1024
 """The longest result that rides in the api's bell; a longer one is polled for."""
 
@@ -162,9 +164,9 @@ class JobQueue:
         head = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id, arriving]
         longer_s = sum(len(job.payload) for job in jobs) / SLOWEST_BYTES_S
         reply = None
-        if beside := [part for job in jobs if len(job.payload) > INLINE_BYTES for part in (job.uuid, job.payload)]:
+        if beside := [part for job in jobs if len(job.payload) > SUBMIT_BYTES for part in (job.uuid, job.payload)]:
             put, keys_ = ("HSET", self._data, *beside), [*self._keys, *keys]
-            arguments = head + _arguments(submissions, longest=INLINE_BYTES)
+            arguments = head + _arguments(submissions, longest=SUBMIT_BYTES)
             reply = await self._wire.run_after(put, "submit", keys_, arguments, longer_s=longer_s)
         if reply is None:  # nothing is long, or Redis would not: then the script itself says what is to become of them
             reply = await self._run("submit", keys, head + _arguments(submissions), longer_s=longer_s)

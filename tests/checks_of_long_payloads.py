@@ -1,4 +1,4 @@
-"""What must hold of payloads that do not pass through a script; each check is quick and depends on no timing.
+"""What must hold of payloads that do not pass through SUBMIT; each check is quick and depends on no timing.
 
 A check raises AssertionError where its property is broken; so does the end of its scene where the queue is.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ids import new_uuid
-from jobs import INLINE_BYTES
+from jobs import SUBMIT_BYTES
 from records import Claim, Job, read_payload, tensor_payload
 from tests.scene import Scene
 from tests.test_jobs import job, request
@@ -16,7 +16,7 @@ from tests.test_jobs import job, request
 
 def long_job(number: int) -> Job:
     uuid = new_uuid()
-    return Job(uuid, tensor_payload(uuid, np.full(INLINE_BYTES, number, np.uint8)))
+    return Job(uuid, tensor_payload(uuid, np.full(SUBMIT_BYTES, number, np.uint8)))
 
 
 def numbers(claim: Claim) -> list[int]:
