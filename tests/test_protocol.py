@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from jobs import SUBMIT_BYTES
 from records import Job, read_result
 from tests import test_jobs
 from tests.queue_driver import Kind, QueueDriver
@@ -176,7 +177,7 @@ class Processes(RuleBasedStateMachine):
 
     def _new_job(self) -> Job:
         uuid = self._next("job")
-        return Job(uuid, uuid.encode())
+        return Job(uuid, uuid.encode() * (SUBMIT_BYTES if self.number % 3 == 0 else 1))  # some go beside SUBMIT
 
     def _uuids(self) -> list[str]:
         return [job.uuid for jobs in self.requests for job in jobs]
