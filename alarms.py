@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 STEP_S = 0.01
 """How late a callback may be."""
 EARLY_S = 0.001
-"""How early: uvloop counts in whole milliseconds."""
+"""How early, as any timer of uvloop may be: it counts in whole milliseconds."""
 
 
 class Alarms:

@@ -167,7 +167,7 @@ class JobQueue:
         if beside := [part for job in jobs if len(job.payload) > SUBMIT_BYTES for part in (job.uuid, job.payload)]:
             put, keys_ = ("HSET", self._data, *beside), [*self._keys, *keys]
             arguments = head + _arguments(submissions, longest=SUBMIT_BYTES)
-            reply = await self._wire.run_after(put, "submit", keys_, arguments, longer_s=longer_s)
+            reply = await self._wire.run_in_transaction(put, "submit", keys_, arguments, longer_s=longer_s)
         if reply is None:  # nothing is long, or Redis would not: then the script itself says what is to become of them
             reply = await self._run("submit", keys, head + _arguments(submissions), longer_s=longer_s)
         depth, *words = reply

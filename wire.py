@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from alarms import EARLY_S
 from errors import RedisUnreachable, UnfitRedis
 
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit", "count", "look")
@@ -27,8 +28,6 @@ MAX_CALLS_AT_ONCE = 64
 """As many connections there are at most; whoever comes then waits for one."""
 PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MISCONF")
 """How replies begin that say to come back later."""
-EARLY_S = 0.001
-"""By how much uvloop's timers come early, since it counts in whole milliseconds."""
 NOTHING = object()
 
 NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupError)
@@ -92,7 +91,7 @@ class Wire:
             self._on_reply(script, time.monotonic() - began_s)
         return reply
 
-    async def run_after(
+    async def run_in_transaction(
         self, command: Command, script: str, keys: Sequence[str], arguments: Sequence[Any], *, longer_s: float = 0.0
     ) -> Any:
         """Run a command and then a script in one transaction; return the script's reply.
