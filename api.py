@@ -222,6 +222,7 @@ def _add_health(app: FastAPI) -> None:
     @app.get("/health/ready", tags=["operations"], summary="Would a request be served?")
     async def ready(request: Request) -> dict[str, object]:
         services = _services(request)
+        await services.refresh()
         services.require_models()
         workers = {name: len(one.readiness.workers) for name, one in services.by_name.items()}
         body: dict[str, object] = {"status": "ready", "workers": sum(workers.values())}
@@ -231,6 +232,7 @@ def _add_health(app: FastAPI) -> None:
     @app.get("/health/ready/{model}", tags=["operations"], summary="Would a request to this model be served?")
     async def ready_by(request: Request, model: str) -> dict[str, object]:
         readiness = _services(request).named(model).readiness
+        await readiness.refresh()
         readiness.require_model()
         return {"status": "ready", "workers": len(readiness.workers)}
 

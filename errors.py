@@ -16,8 +16,12 @@ ServiceError                     code                    status
 ├── InternalError                internal_error          500
 ├── ModelUnavailable             model_unavailable       502
 ├── Unavailable                  unavailable             503
-│   ├── RedisUnreachable         unavailable             503
-│   └── UnfitRedis               unavailable             503
+│   └── RedisAway                unavailable             503
+│       ├── RedisUnreachable     unavailable             503
+│       │   ├── ConnectionLost   unavailable             503
+│       │   └── NotConnected     unavailable             503
+│       ├── RedisRefuses         unavailable             503
+│       └── UnfitRedis           unavailable             503
 └── DeadlineExceeded             deadline_exceeded       504
 StartError                       a process cannot start: one line, exit code 1
 
@@ -144,12 +148,31 @@ class Unavailable(ServiceError):
     http_status = 503
 
 
-class RedisUnreachable(Unavailable):
+class RedisAway(Unavailable):
+    """Redis cannot be used now. A running process waits for it; its cause holds the words of Redis or of the system."""
+
+
+class RedisUnreachable(RedisAway):
     """A command could not be sent to Redis, or its reply did not come: it may have been carried out."""
 
 
-class UnfitRedis(Unavailable):
-    """Redis answers, but would lose or refuse jobs: it evicts, is a replica, or is too old."""
+class ConnectionLost(RedisUnreachable):
+    """A connection was lost within a command, and so was a second one; Redis itself may well be there."""
+
+
+class NotConnected(RedisUnreachable):
+    """No connection could be opened: nothing was sent, so nothing was carried out."""
+
+
+class RedisRefuses(RedisAway):
+    """Redis answers that it does not carry out commands now: it is loading, out of memory, or cannot write to disk."""
+
+
+class UnfitRedis(RedisAway):
+    """Redis would lose or refuse jobs: it evicts, is a replica, is too old, or does not let this service in.
+
+    A batcher that starts with such a Redis ends; one that runs waits, since a fail-over or a new password passes.
+    """
 
 
 class DeadlineExceeded(ServiceError):

@@ -34,6 +34,7 @@ EVENTS = {
     "leases_ended": ("reclaims", "Jobs taken back from batchers that died or hung, to be run again."),
     "settle_refused": ("settles_refused", "Results that came for jobs which were over or another's by then."),
     "buried": ("jobs_given_up", "Jobs that ended every process which ran them."),
+    "torn": ("jobs_torn", "Jobs whose row in Redis could not be read or was incomplete."),
 }
 Looks = Mapping[str, Look]
 

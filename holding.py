@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from secrets import token_hex
 
-from errors import RedisUnreachable, ServiceError, UnfitRedis
+from errors import RedisAway, ServiceError
 from jobs import JobQueue
 from logs import ids
 from records import Claim, ClaimedJob, Settlement, Timing, Worker
@@ -16,6 +17,10 @@ from verdicts import failed
 
 RETRY_S = (0.05, 0.1, 0.2, 0.5)
 """Pauses between tries while Redis or the model is away; the last one repeats."""
+UNKNOWN_API = "-"
+"""What CLAIM names as the api of a job whose row could not be read."""
+TELL_EVERY_S = 1.0
+"""How long after a warning that Redis is away the next one may come."""
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,8 @@ class Holding:
         self._result_ttl_s = result_ttl_s
         self._describe = describe
         self._held: dict[str, dict[str, ClaimedJob]] = {}
-        self._moved_on_s = 0.0
+        self._moved_on_s = self._least_s = 0.0
+        self._outage = Outage()
 
     @property
     def is_empty(self) -> bool:
@@ -62,13 +68,12 @@ class Holding:
         patience_s: float,
         block_s: float,
     ) -> Claim | None:
-        """Claim under a new id, and under the same one until a reply has come; None where told to stop first.
-
-        Raises UnfitRedis where the Redis that came back is none to work with.
-        """
-        claim_id, holding = token_hex(16), not self.is_empty
+        """Claim under a new id, and under the same one until a reply has come; None where told to stop first."""
+        claim_id, holding, self._least_s = token_hex(16), not self.is_empty, least_s
         for pause_s in pauses():
             try:
+                if self._outage.lasts:
+                    await self._queue.check_fitness()
                 claim = await self._queue.claim(
                     claim_id,
                     worker_id=self._worker_id,
@@ -81,12 +86,14 @@ class Holding:
                     block_s=block_s,
                     holding=holding,
                 )
-            except RedisUnreachable as exc:
+            except RedisAway as exc:
                 if stopping.is_set():
                     break
-                await self._wait_for_redis(exc, stopping, pause_s)
+                self._outage.begin(exc)
+                await sleep_unless(stopping, pause_s)
                 block_s = 0.0
                 continue
+            self._outage.end()
             if claim.jobs:
                 self._take(claim)
                 if pause_s != RETRY_S[0]:  # the first reply was lost, and the leases have run since then
@@ -100,20 +107,8 @@ class Holding:
         self._held[claim.id] = held = {job.uuid: job for job in claim.jobs}
         if claim.suspect:
             log.warning("jobs of a worker that died are run again", extra=_named(claim.id, held))
-
-    async def _wait_for_redis(self, exc: RedisUnreachable, stopping: asyncio.Event, pause_s: float) -> None:
-        """Pause; then look whether the Redis that came back is fit.
-
-        Raises UnfitRedis.
-        """
-        if pause_s == RETRY_S[0]:
-            log.warning("waiting for Redis", extra={"reason": str(exc.__cause__ or exc)})
-        await sleep_unless(stopping, pause_s)
-        try:
-            await self._queue.check_fitness()
-        except RedisUnreachable:
-            return
-        log.info("Redis is back")
+        if torn := [job.uuid for job in claim.jobs if job.api_id == UNKNOWN_API]:
+            log.warning("jobs whose row in Redis could not be read are run as new ones", extra=_named(claim.id, torn))
 
     async def settle(self, claim_id: str, settlements: Sequence[Settlement]) -> None:
         """Settle, again and again while Redis is away and somebody may still wait for the answer."""
@@ -121,9 +116,9 @@ class Holding:
         give_up_s = time.monotonic() + max(jobs[one.uuid].remaining_s for one in settlements)
         for pause_s in pauses():
             try:
-                await self._queue.settle(claim_id, settlements, result_ttl_s=self._result_ttl_s)
+                await self._queue.settle(claim_id, settlements, result_ttl_s=self._result_ttl_s, least_s=self._least_s)
                 break
-            except RedisUnreachable as exc:
+            except RedisAway as exc:
                 if time.monotonic() > give_up_s:
                     late = _named(claim_id, [one.uuid for one in settlements])
                     log.warning("results found no Redis in time", extra={**late, "reason": str(exc.__cause__ or exc)})
@@ -147,7 +142,7 @@ class Holding:
         """
         try:
             await self._beat(queue or self._queue)
-        except (RedisUnreachable, UnfitRedis) as exc:
+        except RedisAway as exc:
             log.debug("a beat was not heard", extra={"reason": str(exc.__cause__ or exc)})
 
     async def _beat(self, queue: JobQueue) -> None:
@@ -173,12 +168,9 @@ class Holding:
         for pause_s in RETRY_S[:2]:
             try:
                 await self._queue.settle(claim_id, settlements, result_ttl_s=self._result_ttl_s)
-            except RedisUnreachable as exc:
+            except RedisAway as exc:
                 reason = exc.__cause__ or exc
                 await asyncio.sleep(pause_s)
-            except UnfitRedis as exc:
-                reason = exc
-                break
             else:
                 return
         left = _named(claim_id, [one.uuid for one in settlements])
@@ -187,6 +179,29 @@ class Holding:
 
 def _named(claim_id: str, uuids: Collection[str]) -> dict[str, object]:
     return {"claim_id": claim_id, "size": len(uuids), "jobs": ids(uuids)}
+
+
+class Outage:
+    """Tells the log that Redis is away, once for each reason and at most once a second, and that it is back."""
+
+    def __init__(self) -> None:
+        self.lasts = False
+        self._reason = ""
+        self._told_s = -math.inf
+
+    def begin(self, exc: RedisAway) -> None:
+        """Note that a command failed."""
+        self.lasts = True
+        reason, now_s = str(exc.__cause__ or exc), time.monotonic()
+        if reason != self._reason and now_s - self._told_s >= TELL_EVERY_S:
+            log.warning("waiting for Redis", extra={"reason": reason})
+            self._reason, self._told_s = reason, now_s
+
+    def end(self) -> None:
+        """Note that a command was carried out."""
+        if self.lasts and self._reason:
+            log.info("Redis is back")
+        self.lasts, self._reason = False, ""
 
 
 def pauses() -> Iterable[float]:

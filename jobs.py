@@ -47,7 +47,7 @@ from secrets import token_bytes
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
-from errors import RedisUnreachable, UnfitRedis
+from errors import InternalError, NotFound, RedisUnreachable, UnfitRedis
 from looks import Look, read_look, read_workers
 from metrics import Amounts
 from records import (
@@ -59,7 +59,9 @@ from records import (
     Result,
     Settlement,
     Submission,
+    Timing,
     Worker,
+    error_value,
     read_dead_letter,
     read_result,
 )
@@ -68,7 +70,6 @@ from wire import NONSENSE, Wire
 log = logging.getLogger(__name__)
 
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
-ADMISSION_WORDS = {b"OK", b"DUP", b"FULL", b"OOM"}
 MAX_JOBS_PER_CALL = 1024
 MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
@@ -82,6 +83,8 @@ INLINE_BYTES = 16 * 1024
 COPY_BYTES = 16 * 1024
 """The longest result that rides in the api's bell; a longer one is polled for."""
 
+
+_CANCELLED = error_value(NotFound("the request was cancelled"), Timing())
 
 Parameters = ParamSpec("Parameters")
 Reply = TypeVar("Reply")
@@ -151,17 +154,18 @@ class JobQueue:
         max_results: int,
         max_batch_size: int,
         batch_s: float,
+        workers: int = 1,
         arriving: int = 0,
     ) -> tuple[int, list[Admission]]:
-        """Take the jobs of some requests into the queue, at most 1,024 in all.
+        """Take the jobs of some requests into the queue, at most 1,024 in all; raise the deadlines of those in it.
 
-        batch_s: what a batch takes, divided by the live workers; 0: not known, refuse nobody by it.
+        batch_s: what a full batch takes; 0: not known, refuse nobody by it. workers: how many run such batches.
         arriving: how many jobs this api is still decoding: an idle worker may wait for them.
         Returns the depth, and what became of each request.
         """
         jobs = [job for submission in submissions for job in submission.jobs]
         keys = [self._result_key(job.uuid) for job in jobs]
-        head = [max_queue_depth, max_results, max_batch_size, _ms(batch_s), api_id, arriving]
+        head = [max_queue_depth, max_results, max_batch_size, batch_s * 1000, workers, api_id, arriving]
         longer_s = sum(len(job.payload) for job in jobs) / SLOWEST_BYTES_S
         reply = None
         if beside := [part for job in jobs if len(job.payload) > SUBMIT_BYTES for part in (job.uuid, job.payload)]:
@@ -171,12 +175,12 @@ class JobQueue:
         if reply is None:  # nothing is long, or Redis would not: then the script itself says what is to become of them
             reply = await self._run("submit", keys, head + _arguments(submissions), longer_s=longer_s)
         depth, *words = reply
-        if len(words) != len(keys) or not set(words) <= ADMISSION_WORDS:
+        if len(words) != len(keys):
             raise ValueError("a word for each job")
         admissions: list[Admission] = []
         for submission in submissions:
             mine, words = words[: len(submission.jobs)], words[len(submission.jobs) :]
-            admissions.append("no_memory" if b"OOM" in mine else "full" if b"FULL" in mine else "accepted")
+            admissions.append(_admission(mine))
         return depth, admissions
 
     @_checked
@@ -214,9 +218,16 @@ class JobQueue:
     @_checked
     async def poll(self, uuids: Sequence[str]) -> list[Result | Progress]:
         """Ask what is known of each job."""
-        keys = [self._result_key(uuid) for uuid in uuids]
-        replies = await self._run("poll", keys, uuids)
-        return [_answer(uuid, reply) for uuid, reply in zip(uuids, replies, strict=True)]
+        try:
+            return [_answer(*each) for each in zip(uuids, await self._poll(uuids), strict=True)]
+        except NONSENSE as exc:  # another's reply, or what is stored is broken: a second look tells
+            log.warning("results cannot be read", exc_info=exc)
+            await self.close()
+        return [_answer_or_error(*each) for each in zip(uuids, await self._poll(uuids), strict=True)]
+
+    async def _poll(self, uuids: Sequence[str]) -> list[Any]:
+        replies: list[Any] = await self._run("poll", [self._result_key(uuid) for uuid in uuids], uuids)
+        return replies
 
     @_checked
     async def last_codes(self, uuids: Sequence[str]) -> list[str]:
@@ -227,8 +238,13 @@ class JobQueue:
 
     @_checked
     async def drop(self, uuids: Sequence[str]) -> None:
-        """Cancel or collect jobs: every trace of them goes."""
-        await self._run("drop", [self._result_key(uuid) for uuid in uuids], uuids)
+        """Remove every trace of jobs and their results: they have been collected, or nobody waits for them."""
+        await self._run("drop", [self._result_key(uuid) for uuid in uuids], ["", *uuids])
+
+    @_checked
+    async def cancel(self, uuids: Sequence[str]) -> None:
+        """Remove every trace of jobs and their results, for all: whoever waits for one is told NotFound."""
+        await self._run("drop", [self._result_key(uuid) for uuid in uuids], [_CANCELLED, *uuids])
 
     @_checked
     async def claim(
@@ -273,10 +289,15 @@ class JobQueue:
         return Claim(claim_id, jobs, left, lease_end / 1000 if lease_end >= 0 else None, wait / 1000, bool(suspect))
 
     @_checked
-    async def settle(self, claim_id: str, settlements: Sequence[Settlement], *, result_ttl_s: float) -> int:
-        """Write results or give jobs back; return how many changed anything."""
+    async def settle(
+        self, claim_id: str, settlements: Sequence[Settlement], *, result_ttl_s: float, least_s: float = 0.0
+    ) -> int:
+        """Write results or give jobs back; return how many changed anything.
+
+        least_s: as the claim was told: by it a job that came too late is told from one whose deadline has been raised.
+        """
         keys: list[str] = []
-        arguments: list[Any] = [_ms(result_ttl_s), claim_id, COPY_BYTES]
+        arguments: list[Any] = [_ms(result_ttl_s), claim_id, COPY_BYTES, _ms(least_s)]
         for settlement in settlements:
             keys += (self._result_key(settlement.uuid), f"{self._prefix}bell:{settlement.api_id}")
             arguments += (settlement.uuid, settlement.kind, settlement.value)
@@ -341,7 +362,7 @@ class JobQueue:
     async def check_fitness(self) -> None:
         """Refuse a Redis that would lose or refuse jobs.
 
-        Raises UnfitRedis saying why.
+        Raises UnfitRedis or RedisRefuses saying why.
         """
         said: bytes = await self._wire.call("INFO")
         info = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
@@ -353,6 +374,18 @@ class JobQueue:
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and int(info.get("maxmemory", "0")):
             raise UnfitRedis(f"this Redis evicts keys (maxmemory-policy {policy}): set it to noeviction")
+
+        await self.try_to_write()
+
+    @_checked
+    async def try_to_write(self) -> None:
+        """Run a script that writes and changes nothing: a Redis that answers may still refuse scripts or writes.
+
+        Raises UnfitRedis or RedisRefuses saying why.
+        """
+        nobody = "-"
+        keys, arguments = [self._result_key(nobody)], ["", nobody]
+        await self._run("drop", keys, arguments, after=("TIME",))  # with a command before it, it is not measured
 
     async def audit(self) -> list[str]:
         """Return all violations of the queue's invariant; for tests and tools."""
@@ -384,6 +417,21 @@ def _arguments(submissions: Sequence[Submission], *, longest: float = math.inf) 
     return arguments
 
 
+def _admission(words: Sequence[bytes]) -> Admission:
+    """Return what became of a request, of the words for its jobs.
+
+    Raises ValueError.
+    """
+    if b"OOM" in words:
+        return Admission("no_memory")
+    refused = [word for word in words if word.startswith(b"FULL ")]
+    if refused:
+        return Admission("full", int(refused[0][5:]) / 1000)
+    if not {b"OK", b"DUP"}.issuperset(words):
+        raise ValueError("no word of SUBMIT")
+    return Admission("accepted")
+
+
 def _claimed(row: Sequence[Any], payload: bytes) -> ClaimedJob:
     uuid, verdict, remaining_ms, queued_ms, api_id, code = row[:6]
     if not isinstance(payload, bytes):
@@ -401,6 +449,14 @@ def _answer(uuid: str, reply: bytes | int) -> Result | Progress:
     if result.uuid != uuid:
         raise ValueError("this is another job's result")
     return result
+
+
+def _answer_or_error(uuid: str, reply: bytes | int) -> Result | Progress:
+    """Return an answer; an error in the place of a stored result that cannot be read."""
+    try:
+        return _answer(uuid, reply)
+    except NONSENSE:
+        return Result(uuid, b"null", InternalError("the stored result cannot be read; send the image again"), Timing())
 
 
 def _ms(seconds: float) -> int:

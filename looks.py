@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,6 @@ def read_look(reply: Sequence[Any]) -> Look:
     Raises ValueError or TypeError where it is no such thing.
     """
     now_ms, depth, waiting, in_flight, oldest_ms, dead, uncollected, events, totals, apis, workers = reply
-    rows = [text.split() for text in _pairs(apis).values()]
     return Look(
         now_ms / 1000,
         depth,
@@ -62,8 +62,8 @@ def read_look(reply: Sequence[Any]) -> Look:
         dead,
         uncollected,
         {name: int(amount) for name, amount in _pairs(events).items() if amount.isdigit()},
-        {name: float(amount) for name, amount in _pairs(totals).items()},
-        tuple(ApiProcess(int(row[1]), int(row[2])) for row in rows if now_ms - float(row[0]) <= SILENT_S * 1000),
+        dict(_numbers(totals)),
+        tuple(_read_apis(apis, now_ms)),
         tuple(read_workers(workers, now_ms)),
     )
 
@@ -74,11 +74,30 @@ def read_workers(fields: Sequence[bytes], now_ms: float) -> list[Worker]:
     for worker_id, text in zip(fields[::2], fields[1::2], strict=True):
         try:
             found.append(Worker.from_row(worker_id.decode(), text, now_ms))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, LookupError, AttributeError):
             continue
     return found
 
 
+def _read_apis(fields: Sequence[bytes], now_ms: float) -> Iterator[ApiProcess]:
+    for text in _pairs(fields).values():
+        try:
+            beat_ms, in_progress, held_bytes = text.split()
+            if now_ms - float(beat_ms) <= SILENT_S * 1000:
+                yield ApiProcess(int(in_progress), int(held_bytes))
+        except ValueError:
+            continue
+
+
+def _numbers(fields: Sequence[bytes]) -> Iterator[tuple[str, float]]:
+    """Yield what holds a number; what does not, since somebody wrote over it, is left out."""
+    for name, text in _pairs(fields).items():
+        with suppress(ValueError):
+            yield name, float(text)
+
+
 def _pairs(fields: Sequence[bytes]) -> dict[str, str]:
     names, values = fields[::2], fields[1::2]
-    return {name.decode(): value.decode() for name, value in zip(names, values, strict=True)}
+    return {
+        name.decode(errors="replace"): value.decode(errors="replace") for name, value in zip(names, values, strict=True)
+    }

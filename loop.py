@@ -8,12 +8,14 @@ import os
 import time
 from typing import NoReturn
 
+import numpy as np
+
 from batch_sizes import BatchSizes
 from batching import BatchEstimate
 from breaker import CircuitBreaker
 from calls import CallLog
 from decoding import Decoder
-from errors import InternalError, ModelUnavailable, RedisUnreachable, UnfitRedis
+from errors import InternalError, ModelUnavailable, RedisAway, UnfitRedis
 from heart import Heart
 from holding import Holding, pauses, sleep_unless
 from inference import Inference
@@ -32,6 +34,8 @@ LOOK_S = 0.005
 """How often it is looked meanwhile whether the company has come."""
 PATIENCE = 0.1
 """The part of a batch's time that an idle worker waits for images which an api is still decoding."""
+LONGEST_TRIAL_S = 2.0
+"""After a warm-up that took longer no blank batch is run, nor one that would take longer by what one image took."""
 HUNG = 70
 """Exit code of a batcher whose own model hangs: whoever runs it starts it again."""
 
@@ -70,7 +74,7 @@ class Batcher:
         self._lease_s = lease_s
         self._model_timeout_s = model_timeout_s
         self.id = worker_id
-        self._estimate = BatchEstimate(cap_s=longest_estimate_s)
+        self._estimate = BatchEstimate(cap_s=longest_estimate_s, full_size=self._max_batch_size)
         self._breaker = CircuitBreaker()
         self._inference = Inference(
             model,
@@ -101,7 +105,7 @@ class Batcher:
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until told to stop; what is held then is finished first.
 
-        Raises UnfitRedis or StartError where serving makes no sense.
+        Raises UnfitRedis or StartError where the start makes no sense.
         """
         self._heart = self._make_heart()
         self._heart.start()
@@ -180,8 +184,6 @@ class Batcher:
                 for one in settlements:
                     self._metrics.count(JOBS, one.outcome)
                 await self._holding.settle(claim.id, settlements)
-        except UnfitRedis:
-            raise
         except Exception:
             told = {"claim_id": claim.id, "size": len(claim.jobs), "jobs": ids(job.uuid for job in claim.jobs)}
             log.exception("a claim failed", extra=told)
@@ -243,20 +245,25 @@ class Batcher:
         elif self._breaker.is_open:
             state = "breaker_open"
         takes = self._model.takes if self._is_warm else None
-        batch_s = self._estimate.value_s(now_s=time.monotonic())
-        return Worker(self.id, state, 0.0, takes, batch_s, self._model_name, self._inference.calls.work)
+        return Worker(self.id, state, 0.0, takes, self._estimate.full_s, self._model_name, self._inference.calls.work)
 
     async def _get_ready(self, stopping: asyncio.Event) -> bool:
-        """Wait for Redis, then for the model; False where told to stop meanwhile."""
-        waiting_for = ""
+        """Wait for Redis, then for the model; False where told to stop meanwhile.
+
+        Raises UnfitRedis where the first Redis that answers is unfit; one that becomes so later is waited for.
+        """
+        waiting_for, was_fit = "", False
         for pause_s in pauses():
             if stopping.is_set():
                 break
             try:
                 await self._queue.check_fitness()
+                was_fit = True
                 await self._warm_up()
-            except (RedisUnreachable, ModelUnavailable) as exc:
-                what = "Redis" if isinstance(exc, RedisUnreachable) else "the model"
+            except (RedisAway, ModelUnavailable) as exc:
+                if isinstance(exc, UnfitRedis) and not was_fit:
+                    raise
+                what = "Redis" if isinstance(exc, RedisAway) else "the model"
                 reason = str(exc.__cause__ or exc)
                 if what + reason != waiting_for:
                     log.warning("waiting for %s", what, extra={"reason": reason})
@@ -279,6 +286,29 @@ class Batcher:
                 "the warm-up took longer than a call may: see MICROBATCH_MODEL_TIMEOUT_S",
                 extra={"seconds": round(took_s, 3), "limit_s": self._model_timeout_s},
             )
+        if took_s > LONGEST_TRIAL_S:  # then it is all that is known
+            self._estimate.begin(took_s, size=self._max_batch_size)
+        elif self._model.takes.accepts == "tensor":
+            await self._time_blank_batches()
+
+    async def _time_blank_batches(self) -> None:
+        """Have an estimate of a full batch before the first one comes; a model that refuses blank images has none yet.
+
+        A full batch is run where it will not take long, by what one image took; once more, since a first one of its
+        size may be slow.
+        """
+        takes, took_s = self._model.takes, 0.0
+        for size in (min(self._sizes.allowed or (1,)), self._max_batch_size, self._max_batch_size):
+            if took_s * self._max_batch_size > LONGEST_TRIAL_S:
+                return
+            began_s = time.monotonic()
+            try:
+                await self._model.predict(np.zeros((size, *takes.shape), takes.dtype))
+            except Exception as exc:  # noqa: BLE001  # whatever a model raises; a real batch will tell
+                log.debug("a blank batch failed", extra={"size": size, "reason": type(exc).__name__})
+                return
+            took_s = (time.monotonic() - began_s) / size
+            self._estimate.begin(took_s * size, size=size)
 
 
 def exit_now(code: int) -> NoReturn:

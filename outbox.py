@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from errors import QueueFull, Unavailable
+from errors import QueueFull, RedisAway, Unavailable
 from jobs import MAX_JOBS_PER_CALL, JobQueue
 from readiness import Readiness
 from records import Admission, Submission
 
 REFUSE_S = 0.1
 """How long after a refusal the like is refused without asking Redis."""
+TRY_EVERY_S = 1.0
+"""How often one submission is tried while Redis is out of memory; the others are refused at once."""
 COLLECT_S = 0.02
 """How long answered results gather before one call removes them all."""
 
@@ -61,21 +62,28 @@ class Outbox:
         self._submitting: asyncio.Task[None] | None = None
         self._dropping: asyncio.Task[None] | None = None
         self._sweep: asyncio.TimerHandle | None = None
-        self._depth = 0
-        self._refused_until_s = self._refused_wait_s = 0.0
+        self._refused_until_s = self._refused_wait_s = self._room_in_s = 0.0
+        self._no_memory = False
+        self._try_again_s = 0.0
 
     def require_room(self, wait_s: float) -> None:
-        """Refuse at once, before a body is read, what could wait no longer than another that has just been refused.
+        """Refuse at once, before a body is read, what would be refused as another has just been.
 
-        Raises QueueFull.
+        That is a request that could wait no longer than it, and while Redis is out of memory all but one a second.
+        Raises QueueFull, Unavailable.
         """
-        if wait_s <= self._refused_wait_s and time.monotonic() < self._refused_until_s:
-            raise self._full()
+        now_s = time.monotonic()
+        if wait_s <= self._refused_wait_s and now_s < self._refused_until_s:
+            raise _full(self._room_in_s)
+        if self._no_memory:
+            if now_s < self._try_again_s:
+                raise _out_of_memory()
+            self._try_again_s = now_s + TRY_EVERY_S
 
     async def admit(self, submission: Submission) -> None:
         """Submit the jobs of one request, all or none, and wait until they are in.
 
-        Raises QueueFull, Unavailable where Redis is out of memory, RedisUnreachable where the reply did not come.
+        Raises QueueFull, Unavailable where Redis is out of memory, RedisAway, RedisUnreachable where no reply came.
         """
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -93,7 +101,7 @@ class Outbox:
     ) -> None:
         """Submit the jobs of one request, all or none, without waiting for it.
 
-        over: once it is done nobody waits any more, and what was admitted is dropped.
+        over: once it is done nobody waits any more, and what was admitted is dropped, unless it is kept.
         admitted: is called, unless it is over by then, with None or with what `admit` raises.
         """
         self._to_submit.append(_Posted(submission, over, admitted))
@@ -102,19 +110,20 @@ class Outbox:
 
     async def send(self, submissions: Sequence[Submission]) -> list[Admission]:
         """Submit at once, without waiting for others."""
-        self._depth, admissions = await self._queue.submit(
+        _depth, admissions = await self._queue.submit(
             submissions,
             api_id=self._api_id,
             max_queue_depth=self._max_queue_depth,
             max_results=self._max_results,
             max_batch_size=self._max_batch_size,
             batch_s=self._readiness.batch_s,
+            workers=len(self._readiness.workers),
             arriving=self._arriving(),
         )
         return admissions
 
     def drop(self, uuids: Sequence[str]) -> None:
-        """Have every trace of these jobs removed: nobody waits for them any more."""
+        """Have every trace of these jobs removed: nobody waits for them any more, and nobody may come back for them."""
         self._to_drop.extend(uuids)
         if self._dropping is None:
             self._dropping = asyncio.create_task(self._drop_all())
@@ -156,19 +165,24 @@ class Outbox:
             return
         for posted, admission in zip(flight, admissions, strict=True):
             if posted.over.done():  # while it was on its way: its first drop may have been faster
-                self.drop([job.uuid for job in posted.submission.jobs])
+                if not posted.submission.kept:  # what is kept may be another's too
+                    self.drop([job.uuid for job in posted.submission.jobs])
             else:
                 posted.admitted(self._refusal(posted.submission, admission))
 
     def _refusal(self, submission: Submission, admission: Admission) -> Exception | None:
-        if admission == "accepted":
+        self._no_memory = admission.outcome == "no_memory"
+        if admission.outcome == "accepted":
             return None
-        if admission == "no_memory":
-            return Unavailable("Redis is out of memory; try again later", retry_after_s=self._drained_in_s())
+        now_s = time.monotonic()
+        if self._no_memory:
+            self._try_again_s = now_s + TRY_EVERY_S
+            return _out_of_memory()
         if not submission.kept:
-            self._refused_until_s = time.monotonic() + REFUSE_S
+            self._refused_until_s = now_s + REFUSE_S
             self._refused_wait_s = submission.remaining_s
-        return self._full()
+            self._room_in_s = admission.room_in_s
+        return _full(admission.room_in_s)
 
     def _next_flight(self) -> list[_Posted]:
         self._to_submit = [posted for posted in self._to_submit if not posted.over.done()]
@@ -187,14 +201,15 @@ class Outbox:
                 uuids, self._to_drop = self._to_drop[:MAX_JOBS_PER_CALL], self._to_drop[MAX_JOBS_PER_CALL:]
                 try:
                     await self._queue.drop(uuids)
-                except Unavailable as exc:  # their time to live, or their deadline, clears them away
+                except RedisAway as exc:  # their time to live, or their deadline, clears them away
                     self._readiness.redis_failed(exc)
         finally:
             self._dropping = None
 
-    def _full(self) -> QueueFull:
-        return QueueFull("the queue is full; try again later", retry_after_s=self._drained_in_s())
 
-    def _drained_in_s(self) -> float:
-        """Return when the queue, as it stands, will have been worked off."""
-        return max(1.0, math.ceil(self._depth / self._max_batch_size) * self._readiness.batch_s)
+def _full(room_in_s: float) -> QueueFull:
+    return QueueFull("the queue is full; try again later", retry_after_s=max(1.0, room_in_s))
+
+
+def _out_of_memory() -> Unavailable:
+    return Unavailable("Redis is out of memory; try again later", retry_after_s=TRY_EVERY_S)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from errors import RedisUnreachable, UnfitRedis
+from errors import RedisAway, RedisUnreachable
 from jobs import JobQueue
 from metrics import Amounts, Metrics
 
@@ -72,7 +72,7 @@ class Publisher:
                 await self._queue.count(self._process_id, row, self._number, self._sending)
             except RedisUnreachable as exc:
                 log.debug("counts were not heard", extra={"reason": str(exc.__cause__ or exc)})
-            except UnfitRedis as exc:
+            except RedisAway as exc:
                 if not self._refused:
                     log.warning("Redis does not take what is counted", extra={"reason": str(exc.__cause__ or exc)})
                 self._refused = True

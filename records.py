@@ -22,7 +22,6 @@ from errors import InternalError, ServiceError, from_code
 from inputs import ModelInput
 
 Verdict = Literal["run", "expired", "poison"]
-Admission = Literal["accepted", "full", "no_memory"]
 WorkerState = Literal["warming", "idle", "busy", "breaker_open", "gone"]
 
 
@@ -38,12 +37,20 @@ class Job:
 class Submission:
     """The jobs of one request, admitted all or none.
 
-    kept: nobody waits for the answer; the results stay until their time to live ends.
+    kept: others may wait for the answer, or come back for it: the results stay until their time to live ends.
     """
 
     jobs: tuple[Job, ...]
     remaining_s: float
     kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What became of a submission. room_in_s: of a full queue, how long until there will be room for it."""
+
+    outcome: Literal["accepted", "full", "no_memory"]
+    room_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +97,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of a claimed job. value: a result's bytes after the kind; for a release an error code."""
+    """What becomes of a claimed job. value: a result's bytes after the kind; for a release an error code.
+
+    late: an error, for want of time; the job is given back where its deadline has been raised since it was claimed.
+    """
 
     uuid: str
     api_id: str
-    kind: Literal["ok", "error", "dead", "release"]
+    kind: Literal["ok", "error", "late", "dead", "release"]
     value: bytes
 
     @property
@@ -250,7 +260,7 @@ def read_payload(job: ClaimedJob) -> NDArray[Any] | bytes:
         if dtype is None:
             return job.payload[end + 1 :]
         return np.frombuffer(job.payload, dtype, offset=end + 1).reshape(shape)
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, SyntaxError) as exc:  # numpy parses some texts as Python
         raise InternalError("the image cannot be read: api and batcher may be of different versions") from exc
 
 
@@ -283,11 +293,14 @@ def read_dead_letter(raw: bytes) -> DeadLetter:
 
 
 def read_result(raw: bytes) -> Result:
-    """Read a result as SETTLE wrote it."""
+    """Read a result as SETTLE wrote it; a prediction is looked through, since it will stand in an answer as it is.
+
+    Raises ValueError, TypeError or LookupError where it cannot be read.
+    """
     head, _, body = raw.partition(b"\n")
     uuid, kind, queue_s, decode_s, model_s, batch_size, batch_id, worker_id = head.decode().split(" ")
     timing = Timing(float(queue_s), float(decode_s), float(model_s), int(batch_size), batch_id, worker_id)
+    said = orjson.loads(body)
     if kind == "ok":
         return Result(uuid, body, None, timing)
-    error = orjson.loads(body)
-    return Result(uuid, b"null", from_code(error["code"], error["message"]), timing)
+    return Result(uuid, b"null", from_code(str(said["code"]), str(said["message"])), timing)

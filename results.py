@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from alarms import Alarms
-from errors import DeadlineExceeded, ModelUnavailable, QueueFull, RedisUnreachable, Unavailable, from_code
+from errors import (
+    DeadlineExceeded,
+    ModelUnavailable,
+    NotConnected,
+    QueueFull,
+    RedisAway,
+    RedisUnreachable,
+    Unavailable,
+    from_code,
+)
 from jobs import MAX_JOBS_PER_CALL, JobQueue
 from logs import ids
 from outbox import Outbox
@@ -20,8 +29,6 @@ LISTEN_S = 0.25
 """How long one look at the bell blocks, and so how late an answer can be whose ring was lost."""
 LISTEN_FOR_KEPT_S = 0.05
 """The same while somebody waits for a job that another api may have submitted: then that one is rung."""
-PASSING = (502, 503, 504)
-"""Statuses of errors that another try may mend."""
 LAST_LOOK_S = 0.05
 """How long past its deadline a request may ask why it has no result."""
 
@@ -96,17 +103,16 @@ class Results:
         return results
 
     async def ask_again(self, jobs: Sequence[Job], *, timeout_s: float) -> list[Result]:
-        """Submit or join jobs that may have been asked for before, and leave their results for whoever asks again.
+        """Submit or join jobs that may have been asked for before, and leave them for whoever asks again.
 
-        Only what another try may mend is dropped: it is run anew then. Raises as `ask` does.
+        Nothing is dropped, whatever becomes of this request: another may wait for the same jobs, or have been told to
+        come back for them. Raises as `ask` does.
         """
         submission = Submission(tuple(jobs), timeout_s, kept=True)
-        results = await self._with_reasons(submission, await self._submit_and_wait(submission, wait_s=timeout_s))
-        self._outbox.drop([one.uuid for one in results if one.error is not None and one.error.http_status in PASSING])
-        return results
+        return await self._with_reasons(submission, await self._submit_and_wait(submission, wait_s=timeout_s))
 
     async def ask_and_keep(self, jobs: Sequence[Job], *, timeout_s: float, wait_s: float) -> list[Result] | None:
-        """Submit jobs whose results are kept; return them where all came within `wait_s`, else None.
+        """Submit or join jobs whose results are kept; return them where all came within `wait_s`, else None.
 
         Raises QueueFull or Unavailable where the request was not admitted.
         """
@@ -116,10 +122,11 @@ class Results:
             return None
         results = await self._submit_and_wait(submission, wait_s=wait_s)
         found = [result for result in results if result is not None]
-        if len(found) < len(jobs):
-            return None
-        self._outbox.collected([job.uuid for job in jobs])
-        return found
+        return found if len(found) == len(jobs) else None
+
+    def collected(self, results: Sequence[Result]) -> None:
+        """Have kept results removed: they have been answered, and nobody knows of them who could come back."""
+        self._outbox.collected([one.uuid for one in results])
 
     async def run(self) -> None:
         """Listen for rings and wake who waits, until cancelled."""
@@ -131,11 +138,14 @@ class Results:
                     token for token in await self._queue.listen(self._api_id, listen_s) if not self._wake(token)
                 ]
                 if without_copy:
-                    await self._poll([uuid for token in without_copy if (uuid := token.decode()) in self._outstanding])
+                    uuids = [token.decode(errors="replace") for token in without_copy]
+                    await self._poll([uuid for uuid in uuids if uuid in self._outstanding])
                 if time.monotonic() - polled_at_s >= listen_s:
                     await self._poll(self._unanswered())
                     polled_at_s = time.monotonic()
-            except Unavailable as exc:
+                if self._readiness.is_abandoned:
+                    self._end_all()
+            except RedisAway as exc:
                 self._readiness.redis_failed(exc)
                 polled_at_s = 0.0  # a ring may have been lost with the connection
                 await asyncio.sleep(0.05)
@@ -165,21 +175,21 @@ class Results:
     async def _admit_kept(self, waiting: _Waiting) -> None:
         """Admit what is promised for later, and look for an answer that was given before.
 
-        Raises RedisUnreachable: the promise needs the reply.
+        Raises RedisAway: the promise needs the reply.
         """
         try:
             await self._outbox.admit(waiting.submission)
-        except RedisUnreachable as exc:
+        except RedisAway as exc:
             self._readiness.redis_failed(exc)
             raise
         waiting.submitted = True
         await self._poll([job.uuid for job in waiting.submission.jobs])
 
     def _admitted(self, waiting: _Waiting, refusal: Exception | None) -> None:
-        """Go on waiting, or fail; a lost reply counts as accepted, since polling will tell."""
-        if isinstance(refusal, RedisUnreachable):
+        """Go on waiting, or fail. A lost reply counts as accepted, since polling will tell; what was not sent fails."""
+        if isinstance(refusal, RedisAway):
             self._readiness.redis_failed(refusal)
-        elif refusal:
+        if refusal and (isinstance(refusal, NotConnected) or not isinstance(refusal, RedisUnreachable)):
             waiting.fail(refusal)
         waiting.submitted = True
 
@@ -189,18 +199,30 @@ class Results:
             return found  # type: ignore[return-value]  # all are there
         late = [job.uuid for job, result in zip(submission.jobs, found, strict=True) if result is None]
         codes = iter(await self._last_codes(late))
-        untried = ModelUnavailable.code if self._readiness.model_is_down else ""
+        untried = self._why_untried()
         return [
             result or overdue(job.uuid, next(codes) or untried)
             for job, result in zip(submission.jobs, found, strict=True)
         ]
+
+    def _why_untried(self) -> str:
+        """Return the error code of jobs that no model has tried; "" where there was only no time."""
+        if not self._readiness.workers:
+            return Unavailable.code
+        return ModelUnavailable.code if self._readiness.model_is_down else ""
+
+    def _end_all(self) -> None:
+        """End all waits: there is no batcher, and none has come."""
+        for waitings in self._outstanding.values():
+            for waiting in waitings:
+                waiting.end()
 
     async def _last_codes(self, uuids: list[str]) -> list[str]:
         """Ask why jobs are late, but not for long: so are their answers."""
         try:
             async with asyncio.timeout(LAST_LOOK_S):
                 return await self._queue.last_codes(uuids)
-        except (TimeoutError, Unavailable):
+        except (TimeoutError, RedisAway):
             return [""] * len(uuids)
 
     def _wake(self, token: bytes) -> bool:
@@ -209,7 +231,7 @@ class Results:
             return False
         try:
             self._finish(read_result(token))
-        except (ValueError, KeyError):  # of another version, or mixed up: what it was for is polled for
+        except (ValueError, TypeError, LookupError):  # of another version, or broken: what it was for is polled for
             log.warning("a ring cannot be read", extra={"bytes": len(token)})
         return True
 
@@ -260,5 +282,6 @@ class Results:
 def overdue(uuid: str, last_code: str) -> Result:
     """Return the result of a job that has none in time; last_code: of its last try, "" where there was none."""
     if last_code:
-        return Result(uuid, b"null", from_code(last_code, "the model was not available in time"), Timing())
+        what = "there was no batcher" if last_code == Unavailable.code else "the model was not available"
+        return Result(uuid, b"null", from_code(last_code, f"{what} in time"), Timing())
     return Result(uuid, b"null", DeadlineExceeded("no result in time; the job has been cancelled"), Timing())

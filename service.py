@@ -13,7 +13,7 @@ from bodies import Upload, read_body
 from budget import ByteBudget, Share
 from config import Settings
 from decoding import Decoder, Threads
-from errors import DeadlineExceeded, NotFound, RedisUnreachable, ServiceError, UnfitRedis
+from errors import DeadlineExceeded, NotFound, RedisAway, ServiceError
 from ids import job_uuids
 from inputs import ModelInput
 from intake import Intake
@@ -118,7 +118,7 @@ class Service:
         await self.publisher.publish()
         try:
             return await self.queue.look()
-        except (RedisUnreachable, UnfitRedis):
+        except RedisAway:
             return None
 
     def receive(
@@ -196,7 +196,10 @@ class Service:
         wait_s = max(0.0, self._wait_s(prefer) - spent_s)
         if prefer.respond_async:
             wait_s = 0.0 if prefer.wait_s is None else wait_s
-            return await self.results.ask_and_keep(jobs, timeout_s=self.settings.async_timeout_s, wait_s=wait_s)
+            found = await self.results.ask_and_keep(jobs, timeout_s=self.settings.async_timeout_s, wait_s=wait_s)
+            if found is not None and not again:
+                self.results.collected(found)
+            return found
         if again:  # whoever comes back finds the answer, so the job outlives the connection
             return await self.results.ask_again(jobs, timeout_s=wait_s)
         with self.presence.of(incoming):

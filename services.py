@@ -10,7 +10,7 @@ from uuid import uuid4
 from budget import ByteBudget
 from config import Settings
 from decoding import Threads
-from errors import ModelNotFound, RedisUnreachable, Unavailable, UnfitRedis
+from errors import ModelNotFound, RedisAway, Unavailable
 from readiness import RETRY_AFTER_S
 from service import Service
 from tracing import OpenTracing
@@ -55,7 +55,7 @@ class Services:
 
     async def look(self) -> None:
         """Look once at each queue, but not for long; before that all requests would be refused."""
-        with suppress(TimeoutError, RedisUnreachable, UnfitRedis):
+        with suppress(TimeoutError, RedisAway):
             async with asyncio.timeout(FIRST_LOOK_S):
                 for one in self:
                     await one.readiness.look()
@@ -73,6 +73,10 @@ class Services:
             await one.close()
         if self.tracing is not None:
             self.tracing.close()
+
+    async def refresh(self) -> None:
+        """Look at each queue again, unless that has just been done: for who asks whether this process is ready."""
+        await asyncio.gather(*(one.readiness.refresh() for one in self))
 
     def require_models(self) -> None:
         """Look whether a request to any model would be answered soon.

@@ -81,7 +81,7 @@ def _late(job: ClaimedJob, waited_s: float) -> Settlement:
     log.debug("a job's time was over before a model was free", extra=_named(job))
     late = "the job's time was over before a model was free"
     error = from_code(job.last_code, "the model was not available in time") if job.last_code else DeadlineExceeded(late)
-    return failed(job, error, Timing(job.queued_s + waited_s))
+    return Settlement(job.uuid, job.api_id, "late", error_value(error, Timing(job.queued_s + waited_s)))
 
 
 def _named(job: ClaimedJob) -> dict[str, object]:

@@ -7,6 +7,7 @@ since the client's streams, locks and retries cost several times what the comman
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
@@ -18,20 +19,25 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from alarms import EARLY_S
-from errors import RedisUnreachable, UnfitRedis
+from errors import ConnectionLost, NotConnected, RedisRefuses, RedisUnreachable, UnfitRedis
 
 SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit", "count", "look")
 MAX_CALLS_AT_ONCE = 64
 """As many connections there are at most; whoever comes then waits for one."""
 PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MISCONF")
 """How replies begin that say to come back later."""
+NO_ENTRY = ("NOAUTH", "WRONGPASS", "NOPERM")
+"""How replies begin that say that this service may not do what it asks for."""
+AWAY = "Redis cannot be reached; try again shortly"
 NOTHING = object()
 
 NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupError)
 """What reading a reply raises that cannot be the command's own."""
+
+_IN_SCRIPT = re.compile(r"ERR Error running script .*?: -(?=[A-Z]+ )")
 
 Command = tuple[Any, ...]
 
@@ -113,6 +119,10 @@ class Wire:
         return last
 
     async def _send(self, commands: Sequence[Command], longer_s: float) -> list[Any]:
+        """Send commands and return their replies; once more over a new connection where the first one is lost.
+
+        All that is sent here is safe to repeat. A timeout is not tried again: it is Redis that is slow then.
+        """
         request = b"".join(map(hiredis.pack_command, commands))
         limit_s = self._timeout_s + longer_s
         try:
@@ -120,14 +130,28 @@ class Wire:
             try:
                 line = self._free.pop() if self._free else await self._open(limit_s)
                 try:
-                    return await line.exchange(request, len(commands), limit_s)
-                finally:
-                    if line in self._lines:
-                        self._free.append(line)
+                    return await self._exchange(line, request, len(commands), limit_s)
+                except ConnectionError:
+                    return await self._send_again(request, len(commands), limit_s)
             finally:
                 self._turns.release()
-        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
-            raise RedisUnreachable("Redis cannot be reached; try again shortly") from exc
+        except OSError as exc:  # TimeoutError is one
+            raise RedisUnreachable(AWAY) from exc
+
+    async def _send_again(self, request: bytes, count: int, limit_s: float) -> list[Any]:
+        try:
+            return await self._exchange(await self._open(limit_s), request, count, limit_s)
+        except NotConnected as exc:  # but the first time it was sent
+            raise RedisUnreachable(AWAY) from exc.__cause__
+        except ConnectionError as exc:
+            raise ConnectionLost(AWAY) from exc
+
+    async def _exchange(self, line: _Line, request: bytes, count: int, limit_s: float) -> list[Any]:
+        try:
+            return await line.exchange(request, count, limit_s)
+        finally:
+            if line in self._lines:
+                self._free.append(line)
 
     async def _take_turn(self, limit_s: float) -> None:
         if self._turns.locked():
@@ -138,8 +162,13 @@ class Wire:
 
     async def _open(self, limit_s: float) -> _Line:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        async with asyncio.timeout(limit_s):
-            await connection.connect()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(limit_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except (AuthenticationError, ResponseError) as exc:  # what Redis says to HELLO, AUTH or SELECT
+            raise UnfitRedis("Redis does not let this service in: look at REDIS_URL") from exc
+        except (RedisError, OSError) as exc:
+            raise NotConnected(AWAY) from exc
         line = _Line(connection, self._lost)
         self._lines.add(line)
         return line
@@ -240,16 +269,23 @@ class _Line(asyncio.Protocol):
 def _require_success(reply: object) -> None:
     if not isinstance(reply, hiredis.ReplyError):
         return
-    if _reason(reply).startswith(PASSING):
-        raise RedisUnreachable("Redis is not ready; try again shortly") from reply
-    if _reason(reply).startswith("READONLY"):
+    reason = _reason(reply)
+    if reason.startswith(PASSING):
+        raise RedisRefuses("Redis is not ready; try again shortly") from reply
+    if reason.startswith("OOM"):
+        raise RedisRefuses("Redis is out of memory; try again later") from reply
+    if reason.startswith("READONLY"):
         raise UnfitRedis("this Redis is a replica: point REDIS_URL at its primary") from reply
+    if reason.startswith(NO_ENTRY):
+        raise UnfitRedis("Redis does not let this service in: look at REDIS_URL") from reply
     raise UnfitRedis("Redis refuses the queue's commands; its log and this service's say why") from reply
 
 
 def _reason(error: hiredis.ReplyError) -> str:
-    """Return what Redis says, or says that a transaction failed of."""
-    return str(error).removeprefix("EXECABORT Transaction discarded because of: ")
+    """Return what Redis says, or says that a transaction or a script failed of."""
+    text = str(error).removeprefix("EXECABORT Transaction discarded because of: ")
+    in_script = _IN_SCRIPT.match(text)  # Redis 6.2 puts the error of a command in a script behind where it was
+    return text[in_script.end() :] if in_script else text
 
 
 def _read_scripts() -> dict[str, tuple[str, str]]:

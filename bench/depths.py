@@ -14,7 +14,7 @@ import psutil
 from bench.parts import Started
 from bench.workloads import tensors
 from jobs import JobQueue
-from records import Job, Settlement, Submission, Timing, prediction_value, tensor_payload
+from records import Admission, Job, Settlement, Submission, Timing, prediction_value, tensor_payload
 from tools.local_redis import find_redis, private_directory, redis_command, socket_path, wait_until_up
 
 BATCH = 32
@@ -81,7 +81,7 @@ async def _submit(queue: JobQueue, body: bytes, count: int) -> None:
         max_batch_size=BATCH,
         batch_s=0.0,
     )
-    if admissions != ["accepted"]:
+    if admissions != [Admission("accepted")]:
         raise RuntimeError(f"the queue does not take {count} jobs: {admissions}")
 
 

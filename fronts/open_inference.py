@@ -48,6 +48,8 @@ async def serve(services: Services, incoming: Incoming, method: str, path: str) 
         answer = refusal(MethodNotAllowed(f"{path} is asked for by {expected}"))
         answer.add(b"allow", expected)
         return answer
+    if path.endswith("/ready"):
+        await services.refresh()
     if found["name"] is None:
         return _SERVER[found["health"] or ""](services)
     service = find_served(services, Named(found["name"], found["version"]))

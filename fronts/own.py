@@ -90,7 +90,7 @@ async def cancel(services: Services, request_id: str) -> None:
     Raises NotFound, RedisUnreachable.
     """
     uuids = _uuids(request_id)
-    await asyncio.gather(*(one.queue.drop(uuids) for one in services))
+    await asyncio.gather(*(one.queue.cancel(uuids) for one in services))
 
 
 def _uuids(request_id: str) -> list[str]:

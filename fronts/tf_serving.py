@@ -56,6 +56,7 @@ async def serve(services: Services, incoming: Incoming, method: str, path: str) 
         return await _predict(service, incoming)
     if what:
         return _metadata(service) if what == "/metadata" else _no_examples()
+    await service.readiness.refresh()
     return _status(service)
 
 

@@ -11,7 +11,7 @@ for _, uuid in ipairs(redis.call('LRANGE', PENDING, 0, -1)) do
 end
 for _, uuid in ipairs(unfinished) do
   local leased, row = redis.call('ZSCORE', LEASES, uuid), read({uuid})[1]
-  check(row.submitted, uuid, 'has a meta row that cannot be read')
+  check(not row.unreadable, uuid, 'has a meta row that cannot be read')
   check(redis.call('ZSCORE', DEADLINES, uuid), uuid, 'in meta, not in deadlines')
   check(redis.call('HEXISTS', DATA, uuid) == 1, uuid, 'in meta, not in data')
   check(not (leased and waiting[uuid]), uuid, 'in pending and in leases')

@@ -11,8 +11,7 @@ else redis.call('HSET', WORKERS, worker, string.format('%.0f %s %s', now, state,
 local reply = {0}
 local rows = redis.call('HGETALL', WORKERS)
 for i = 1, #rows, 2 do
-  local beat = string.match(rows[i + 1], '^(%d+) ')
-  if tonumber(beat) < now - 60000 then redis.call('HDEL', WORKERS, rows[i])
+  if (said_ms(rows[i + 1]) or 0) < now - 60000 then redis.call('HDEL', WORKERS, rows[i])
   else reply[1] = reply[1] + 1 end
 end
 local uuids = {}

@@ -61,9 +61,11 @@ if mine then                                                               -- th
   return finish(redis.call('LLEN', PENDING))
 end
 
+local rebuilt = 0
 local ended = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 64)
 for place, row in ipairs(read(ended)) do                                   -- their worker died or stopped
   if row then
+    if row.unreadable then rebuilt = rebuilt + 1 end
     row.deaths, row.solo = row.deaths + 1, row.solo + row.alone
     put_back(ended[place], row)
   else forget({ended[place]}) end
@@ -110,6 +112,7 @@ while not full and #uuids < want + 64 and looked < want + 1024 do
     if verdict == 'torn' then torn[#torn + 1] = uuid
     else
       uuids[#uuids + 1], verdicts[#verdicts + 1], rows[#rows + 1] = uuid, verdict, row
+      if row.unreadable then rebuilt = rebuilt + 1 end
       if verdict == 'run' then running, last_running = running + 1, row end
     end
     full = running >= want
@@ -118,6 +121,7 @@ while not full and #uuids < want + 64 and looked < want + 1024 do
 end
 if looked > 0 then redis.call('LTRIM', PENDING, looked, -1) end
 forget(torn)                                                               -- what is left of them in Redis goes too
+count('torn', #torn + rebuilt)
 if (class or 0) > 0 then reply[4] = 1 end
 if running == 1 and not holding then last_running.alone = 1 end            -- if its worker dies now, it was this job
 

@@ -10,9 +10,12 @@ redis.call('HDEL', KEYS[14], process)                                      -- fi
 if row ~= '' and row ~= 'gone' then redis.call('HSET', KEYS[14], process, string.format('%.0f %s', now, row)) end
 local rows = redis.call('HGETALL', KEYS[14])
 for i = 1, #rows, 2 do
-  if tonumber(string.match(rows[i + 1], '^(%d+) ')) < now - 60000 then redis.call('HDEL', KEYS[14], rows[i]) end
+  if (said_ms(rows[i + 1]) or 0) < now - 60000 then redis.call('HDEL', KEYS[14], rows[i]) end
 end
 if redis.call('GET', KEYS[12]) == ARGV[1] then return 0 end
-for i = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[13], ARGV[i], ARGV[i + 1]) end
+for i = 4, #ARGV, 2 do
+  local reply = redis.pcall('HINCRBYFLOAT', KEYS[13], ARGV[i], ARGV[i + 1])
+  if type(reply) == 'table' and reply.err then redis.call('HSET', KEYS[13], ARGV[i], ARGV[i + 1]) end  -- it held no number
+end
 redis.call('SET', KEYS[12], ARGV[1], 'PX', 3600000)                        -- last: where an amount fails, all is sent again
 return 1

@@ -2,9 +2,11 @@
 --
 -- KEYS 12.. per job: its result key, the bell of its api
 -- ARGV 1 result ttl ms   2 claim id   3 longest result that is copied into the api's bell, in bytes
---      then per job: uuid, ok | error | dead | release, value (release: the error code to remember)
--- ok: the first one wins, from anyone. error, dead (an error, also kept in DEAD with its payload), release: only from the
--- holder of the claim while its lease runs. A result is "uuid kind value".
+--      4 least remaining ms that the claim asked for
+--      then per job: uuid, ok | error | late | dead | release, value (release: the error code to remember)
+-- ok: the first one wins, from anyone. error, late (an error, but the job goes back where its deadline has been raised since
+-- it was claimed), dead (an error, also kept in DEAD with its payload), release: only from the holder of the claim while its
+-- lease runs. A result is "uuid kind value".
 -- Returns per job 1 (done) or 0 (nothing changed).
 -- Cost: O(1) a job.
 -- Safe to repeat: a settled job is out of the queue, a released one is no longer held: 0.
@@ -20,16 +22,17 @@ local function bury(letter)
   end
 end
 
-local ttl, claim, copy = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local jobs = (#ARGV - 3) / 3
+local ttl, claim, copy, least = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local jobs = (#ARGV - 4) / 3
 local reply, uuids, released, refused, expiry = {}, {}, 0, 0, tostring(now + ttl)
 redis.call('ZREMRANGEBYSCORE', RESULTS, '-inf', now)                       -- first: it is allowed at the memory limit
-for job = 1, jobs do uuids[job] = ARGV[job * 3 + 1] end
+for job = 1, jobs do uuids[job] = ARGV[job * 3 + 2] end
 local rows, ends = read(uuids), all('ZMSCORE', LEASES, uuids)
 local over, dead, results, tokens = {}, {}, {}, {}
 for job = jobs, 1, -1 do                                                   -- backwards: what goes back keeps its order
-  local uuid, kind, value, row = uuids[job], ARGV[job * 3 + 2], ARGV[job * 3 + 3], rows[job]
+  local uuid, kind, value, row = uuids[job], ARGV[job * 3 + 3], ARGV[job * 3 + 4], rows[job]
   local held = row and row.claim == claim and tonumber(ends[job] or 0) > now
+  if kind == 'late' and tonumber(redis.call('ZSCORE', DEADLINES, uuid) or 0) - now > least then kind, value = 'release', '' end
   if not row or (kind ~= 'ok' and not held) then
     reply[job], refused = 0, refused + 1
   elseif kind == 'release' then

@@ -8,14 +8,24 @@ local BELL_LIMIT = 64
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local function count(what, by) if by > 0 then redis.call('HINCRBY', STATS, what, by) end end
+-- Add to a counter. One that holds no number, since somebody wrote over it, begins again.
+local function count(what, by)
+  if by == 0 then return end
+  local reply = redis.pcall('HINCRBY', STATS, what, by)
+  if type(reply) == 'table' and reply.err then redis.call('HSET', STATS, what, by) end
+end
 
 -- One command for a whole list; none for an empty one.
 local function all(command, key, list) return #list > 0 and redis.call(command, key, unpack(list)) or {} end
 
 -- A row of META: submitted ms, deaths, deaths alone, alone now, claim id, api id, last error code.
+-- A row that cannot be read counts as that of a job which has just been submitted: its payload is still there. It is
+-- `unreadable`, and nobody holds it.
 local function row_of(text)
   local submitted, deaths, solo, alone, claim, api, code = string.match(text, '^(%d+) (%d+) (%d+) (%d) (%S+) (%S+) (%S+)$')
+  if not submitted then
+    return {submitted = now, deaths = 0, solo = 0, alone = 0, claim = '-', api = '-', code = '-', unreadable = true}
+  end
   return {submitted = submitted, deaths = tonumber(deaths), solo = tonumber(solo), alone = tonumber(alone),
           claim = claim, api = api, code = code}
 end
@@ -40,6 +50,12 @@ local function forget(uuids)
   if all('ZREM', LEASES, uuids) < #uuids then                                -- some stand in line
     for _, uuid in ipairs(uuids) do redis.call('LREM', PENDING, 1, uuid) end
   end
+end
+
+-- When a process wrote its row, in ms; nil where the row cannot be read.
+local function said_ms(row)
+  local ms = string.match(row, '^(%d+) ')
+  return ms and tonumber(ms)
 end
 
 -- From a lease back to the head of the line. ZREM first, for the same reason.

@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 
 from errors import ModelFailed
 from jobs import JobQueue
-from records import Admission, Claim, Job, Settlement, Submission, Timing, Worker, error_value, prediction_value
+from records import Claim, Job, Settlement, Submission, Timing, Worker, error_value, prediction_value
 from tests.clock import let_pass
 from tests.queue_model import BATCH_SIZE, MAX_SOLO
 
 LONG_S, SHORT_S = 60.0, 0.002
 """No lease, deadline or result of the long kind ends in a test."""
 
-Kind = Literal["ok", "error", "dead", "release"]
+Kind = Literal["ok", "error", "late", "dead", "release"]
 T = TypeVar("T")
 
 
@@ -57,7 +57,7 @@ class QueueDriver:
         max_results: int,
         batch_s: float,
         lost: bool,
-    ) -> Admission:
+    ) -> str:
         """Submit one request; where it is late, its deadline has passed when this returns."""
         request = Submission(jobs, 0.0 if late else LONG_S, kept=kept)
         _depth, admissions = self.do(
@@ -73,7 +73,7 @@ class QueueDriver:
         )
         if late:
             self.let_pass()
-        return admissions[0]
+        return admissions[0].outcome
 
     def claim(
         self, claim_id: str, *, worker: str = "a", n: int = BATCH_SIZE, crash: bool = False, holding: bool = False

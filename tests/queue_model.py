@@ -13,7 +13,7 @@ from typing import Literal
 
 import orjson
 
-from records import Admission, Claim, Job, Progress, Result, Verdict
+from records import Claim, Job, Progress, Result, Verdict
 
 BATCH_SIZE = 8
 MAX_SOLO = 2
@@ -64,12 +64,21 @@ class QueueModel:
 
     def admit(
         self, jobs: Sequence[Job], *, kept: bool, late: bool, max_depth: int, max_results: int, batch_s: float
-    ) -> Admission:
-        """Take a request's jobs in, all that are new or none; return what its client must be told."""
+    ) -> str:
+        """Take a request's jobs in, all that are new or none; return what its client must be told.
+
+        A job that is in the queue keeps the later one of its deadlines, also where others are refused.
+        """
         new = [job for job in jobs if job.uuid not in self.known]
         depth = self.depth
-        wait_s = math.ceil((depth + len(new)) / BATCH_SIZE) * batch_s if depth else 0.0
+        leased = sum(one.state == "leased" for one in self.known.values())
+        batches = math.ceil(leased / BATCH_SIZE) + math.ceil((depth - leased + len(new)) / BATCH_SIZE)
+        wait_s = batches * batch_s if depth else 0.0
         crowded = kept and len(self.known) - depth + len(new) > max_results
+        for job in jobs:
+            known = self.known.get(job.uuid)
+            if known is not None and known.state != "settled":
+                known.late = known.late and late
         if new and (depth + len(new) > max_depth or wait_s > (0 if late else 60) or crowded):
             return "full"
         self.known |= {job.uuid: Known(job, late) for job in new}
@@ -142,9 +151,12 @@ class QueueModel:
         one.put_back()
         if kind == "release":
             one.code = said
-        else:
+        elif kind != "late" or one.late:
             one.state, one.said, one.right = "settled", said, kind == "ok"
         return 1
+
+    def has_said(self, uuid: str, word: str) -> bool:
+        return uuid in self.known and self.known[uuid].said == word
 
     def drop(self, uuids: Sequence[str]) -> None:
         for uuid in uuids:

@@ -10,11 +10,12 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from errors import ModelFailed
+from errors import DeadlineExceeded, ModelFailed, ServiceError
 from jobs import JobQueue
 from records import (
     Admission,
     Claim,
+    Job,
     Progress,
     Result,
     Settlement,
@@ -56,21 +57,40 @@ class Scene(Line):
         await let_pass(self.redis, SHORT_S)
         return claim
 
-    async def submit_against(self, batch_s: float, *, remaining_s: float) -> Admission:
+    async def submit_against(self, batch_s: float, *, remaining_s: float, workers: int = 1) -> str:
+        return (await self.admission(batch_s, remaining_s=remaining_s, workers=workers)).outcome
+
+    async def admission(
+        self, batch_s: float, *, remaining_s: float = 30.0, workers: int = 1, depth: int = 100
+    ) -> Admission:
+        """Submit one job where a full batch of 8 takes so long."""
         _depth, admissions = await self.queue.submit(
             [request(job(), remaining_s=remaining_s)],
             api_id="api",
-            max_queue_depth=100,
+            max_queue_depth=depth,
             max_results=100,
             max_batch_size=8,
             batch_s=batch_s,
+            workers=workers,
         )
         return admissions[0]
 
-    async def fail(self, claim: Claim, *, dead: bool = False) -> int:
-        value = error_value(ModelFailed("failed"), Timing())
+    async def fail(self, claim: Claim, *, dead: bool = False, error: ServiceError | None = None) -> int:
+        value = error_value(error or ModelFailed("failed"), Timing())
         settlements = [Settlement(one.uuid, "api", "dead" if dead else "error", value) for one in claim.jobs]
         return await self.queue.settle(claim.id, settlements, result_ttl_s=60)
+
+    async def failed_job(self, error: ServiceError) -> Job:
+        """Return a job that has got this error."""
+        one = job()
+        await self.submit(request(one))
+        await self.fail(await self.claim(), error=error)
+        return one
+
+    async def come_too_late(self, claim: Claim, *, least_s: float = 0.0) -> int:
+        value = error_value(DeadlineExceeded("late"), Timing())
+        settlements = [Settlement(one.uuid, "api", "late", value) for one in claim.jobs]
+        return await self.queue.settle(claim.id, settlements, result_ttl_s=60, least_s=least_s)
 
     async def release(self, claim: Claim, code: str = "") -> int:
         settlements = [Settlement(one.uuid, "api", "release", code.encode()) for one in claim.jobs]

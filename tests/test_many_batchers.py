@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from jobs import JobQueue
-from records import Claim, Settlement, Timing, Worker, WorkerState, prediction_value, read_result
+from records import Admission, Claim, Settlement, Timing, Worker, WorkerState, prediction_value, read_result
 from tests import test_jobs
 from tests.scale import LONG, SEED, times
 from tests.scene import Scene, opened
@@ -54,7 +54,7 @@ class Submitter:
             max_batch_size=8,
             batch_s=0.0,
         )
-        assert admissions == ["accepted"]
+        assert admissions == [Admission("accepted")]
         self._waited |= {one.uuid for one in jobs}
         self.accepted += len(jobs)
 

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import checks_of_claims, checks_of_long_payloads, checks_of_results, test_jobs
+from errors import RedisAway
+from tests import (
+    checks_of_admission,
+    checks_of_claims,
+    checks_of_damage,
+    checks_of_long_payloads,
+    checks_of_results,
+    test_jobs,
+)
 from tests.scene import Scene, opened
 from wire import _read_scripts
 
@@ -22,7 +30,7 @@ SERVERS = list(test_jobs.SERVERS)
 Check = Callable[[Scene], Awaitable[None]]
 CHECKS: dict[str, Check] = {
     name: check
-    for room in (checks_of_claims, checks_of_results, checks_of_long_payloads)
+    for room in (checks_of_admission, checks_of_claims, checks_of_damage, checks_of_long_payloads, checks_of_results)
     for name, check in inspect.getmembers(room, inspect.iscoroutinefunction)
     if check.__module__ == room.__name__
 }
@@ -75,7 +83,7 @@ async def first_broken(script: str, server: str) -> str | None:
         try:
             async with opened(server) as scene:
                 await CHECKS[name](scene)
-        except (AssertionError, LookupError):  # it stumbles over what is not there
+        except (AssertionError, LookupError, RedisAway):  # it stumbles over what is not there, or the script fails
             return name
     return None
 

@@ -27,7 +27,7 @@ SERVERS = list(test_jobs.SERVERS)
 DEPTH = 10
 ALWAYS = {"stats", "dead", "workers", "idle"}
 
-kinds = st.sampled_from(["ok", "error", "dead", "release"])
+kinds = st.sampled_from(["ok", "error", "late", "dead", "release"])
 flag = st.booleans()
 pick = st.integers(0, 999)
 """Which of those there are, the latest first: modulo their number, so that what is drawn never depends on a reply."""
@@ -161,7 +161,7 @@ class Processes(RuleBasedStateMachine):
     def _settle(self, claim_id: str, uuids: Iterable[str], kind: Kind) -> dict[str, str]:
         words = {uuid: self._next("word") for uuid in uuids}
         changed = {word for uuid, word in words.items() if self.model.settle(claim_id, uuid, kind, word)}
-        self.told |= changed if kind != "release" else set()
+        self.told |= {words[uuid] for uuid in words if self.model.has_said(uuid, words[uuid])}
 
         assert self.driver.settle(claim_id, kind, words) == len(changed)
         return words

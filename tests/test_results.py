@@ -74,6 +74,8 @@ async def desk(stack: Stack) -> AsyncIterator[Desk]:
         with suppress(Unavailable):
             await opened.readiness.look()
         await asyncio.sleep(0.01)
+    await opened.queue.beat(Worker("there", "idle", 0.0, TAKES_ANY(None), 0.0, "digits"), lease_s=1, held={})
+    await opened.readiness.look()
     running = asyncio.create_task(opened.results.run())
     yield opened
     running.cancel()
@@ -175,6 +177,7 @@ async def test_a_kept_result_stays_until_it_was_handed_over(desk: Desk) -> None:
 
     assert promised is None
     assert results is not None
+    desk.results.collected(results)
     assert [result.uuid for result in results] == [waited_for.uuid]
     await until(desk, waited_for, Progress.UNKNOWN)
     assert (await desk.queue.poll([left.uuid]))[0] is not Progress.UNKNOWN

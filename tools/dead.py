@@ -96,7 +96,7 @@ async def _submit(queue: JobQueue, settings: Settings, letter: DeadLetter) -> No
         max_batch_size=settings.max_batch_size,
         batch_s=0.0,
     )
-    if admission != "accepted":
+    if admission.outcome != "accepted":
         raise StartError(f"{uuid} was not taken: the queue is full, or Redis is out of memory")
     await queue.forget_dead(letter)
 

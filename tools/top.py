@@ -21,7 +21,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from config import Settings
-from errors import RedisUnreachable, StartError, UnfitRedis
+from errors import RedisAway, StartError
 from jobs import JobQueue
 from model_set import choose, load_models
 from overview import Overview, Watch
@@ -59,7 +59,7 @@ class Top:
     async def _look(self) -> RenderableType:
         try:
             now = self._watch.see(await self._queue.look())
-        except (RedisUnreachable, UnfitRedis) as exc:
+        except RedisAway as exc:
             self.sound = False
             return away(self._name, f"Redis is away: {exc.__cause__ or exc}")
         self.sound = True
