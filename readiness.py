@@ -40,6 +40,8 @@ class Readiness:
         self._takes = override(None)
         self._look_now = asyncio.Event()
         self.workers: tuple[Worker, ...] = ()
+        self.stopping = False
+        """Whether the process is to end: requests are served still, but should go elsewhere."""
 
     @property
     def redis_is_up(self) -> bool:
@@ -75,6 +77,8 @@ class Readiness:
 
         Raises Unavailable saying what is missing; a model server that is down too, for which jobs still wait.
         """
+        if self.stopping:
+            raise Unavailable("this api process is shutting down; ask another one", retry_after_s=RETRY_AFTER_S)
         self.require()
         if self.model_is_down:
             raise Unavailable(

@@ -74,6 +74,11 @@ class Services:
         if self.tracing is not None:
             self.tracing.close()
 
+    def stop_being_ready(self) -> None:
+        """Say of all models that requests should go elsewhere; those that come are served still."""
+        for one in self:
+            one.readiness.stopping = True
+
     def require_models(self) -> None:
         """Look whether a request to any model would be answered soon.
 
