@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -23,6 +24,7 @@ from answers import problem
 from asgi import Answer, Incoming
 from config import Settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, X_REQUEST_ID, add_docs
+from draining import Draining
 from errors import ServiceError, StartError
 from exposition import CONTENT_TYPE, of_queues
 from fronts import own
@@ -81,13 +83,12 @@ def create_app(models: Mapping[str, Settings]) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services = Services(models, open_tracing)
         server = _running_server()
-        if server:
-            _set_up_server(server, of_the_process.shutdown_grace_s)
-        app.state.news = {one: _news(one, server) for one in services}
+        draining = _set_up_server(server, of_the_process, services) if server else None
+        app.state.news = {one: _news(one, draining) for one in services}
         await services.look()
         calm_collector()
         running = asyncio.create_task(services.run())
-        running.add_done_callback(_end_without_it)
+        running.add_done_callback(partial(_end_without_it, server))
         yield
         running.cancel()
         await services.close()
@@ -109,37 +110,48 @@ def create_app(models: Mapping[str, Settings]) -> FastAPI:
     return app
 
 
-def _news(service: Service, server: uvicorn.Server | None) -> News:
+def _news(service: Service, draining: Draining | None) -> News:
     return News(
         service.look,
         problem=service.readiness.trouble,
-        stopping=lambda: server is not None and server.should_exit,
+        stopping=lambda: draining is not None and draining.closing,
         worker_timeout_s=service.settings.worker_timeout_s,
     )
 
 
 def _running_server() -> uvicorn.Server | None:
-    """Return the server: however uvicorn was started, SIGTERM is handled by a method of it."""
+    """Return the server: however uvicorn was started, SIGTERM is handled by a method of it, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return server if isinstance(server, uvicorn.Server) else None
 
 
-def _set_up_server(server: uvicorn.Server, grace_s: float) -> None:
-    """Have uvicorn wait so long for open connections when it stops, and keep idle ones; unless it was told otherwise.
+def _set_up_server(server: uvicorn.Server, settings: Settings, services: Services) -> Draining:
+    """Have uvicorn wait so long for answers when it stops, and keep idle connections; unless it was told otherwise.
 
-    By itself it waits for ever, and closes at the moment at which a load balancer may send.
+    By itself it waits for ever, and closes at the moment at which a load balancer may send. Return how it stops.
     """
     if server.config.timeout_graceful_shutdown is None:
-        server.config.timeout_graceful_shutdown = math.ceil(grace_s)
+        server.config.timeout_graceful_shutdown = settings.shutdown_grace_s  # type: ignore[assignment]  # floats do too
     if server.config.timeout_keep_alive == UVICORN_KEEP_ALIVE_S:
         server.config.timeout_keep_alive = KEEP_ALIVE_S
+    draining = Draining(server, delay_s=settings.drain_delay_s, on_begin=services.stop_being_ready)
+    draining.install()
+    return draining
 
 
-def _end_without_it(running: asyncio.Task[None]) -> None:
-    """Stop the process whose listening ended by a bug: it would refuse everybody for ever, and look alive."""
+def _end_without_it(server: uvicorn.Server | None, running: asyncio.Task[None]) -> None:
+    """Stop the process whose listening ended by a bug: it would refuse everybody for ever, and look alive.
+
+    Without a delay, and not with exit code 0: uvicorn raises this signal again when it has ended.
+    """
     if not running.cancelled():
         log.critical("listening for results ended; leaving", exc_info=running.exception())
-        signal.raise_signal(signal.SIGTERM)
+        if server:
+            server.handle_exit(signal.SIGTERM, None)
+        else:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _add_predictions(app: FastAPI) -> None:

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     max_solo: int = Field(3, ge=1, description="Batcher deaths alone with a job before the job is given up.")
     worker_timeout_s: Seconds = Field(5.0, ge=1.5, description="Silence after which a batcher counts as gone.")
     shutdown_grace_s: SecondsOrZero = Field(5.0, description="Time to finish what is held after SIGTERM.")
+    drain_delay_s: SecondsOrZero = Field(
+        0.0,
+        description="How long an api still serves after SIGTERM, while `/health/ready` says 503.",
+    )
 
     # HTTP
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1, description="The longest request body.")

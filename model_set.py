@@ -17,8 +17,8 @@ from errors import StartError
 
 OF_THE_PROCESS = frozenset(
     (
-        *("models", "redis_url", "redis_timeout_s", "shutdown_grace_s", "max_held_bytes", "decode_threads"),
-        *("metrics", "traces", "log_level", "log_format"),
+        *("models", "redis_url", "redis_timeout_s", "shutdown_grace_s", "drain_delay_s", "max_held_bytes"),
+        *("decode_threads", "metrics", "traces", "log_level", "log_format"),
     )
 )
 """The settings that one model cannot have for itself."""

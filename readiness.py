@@ -45,6 +45,8 @@ class Readiness:
         self._takes = override(None)
         self._look_now = asyncio.Event()
         self.workers: tuple[Worker, ...] = ()
+        self.stopping = False
+        """Whether the process is to end: requests are served still, but should go elsewhere."""
 
     @property
     def redis_is_up(self) -> bool:
@@ -87,6 +89,8 @@ class Readiness:
         Raises Unavailable saying what is missing; also where the last batcher has just left, or the model server is
         down, though jobs still wait for them.
         """
+        if self.stopping:
+            raise Unavailable("this api process is shutting down; ask another one", retry_after_s=RETRY_AFTER_S)
         self.require()
         if not self.workers:
             raise Unavailable(NO_BATCHER, retry_after_s=RETRY_AFTER_S)

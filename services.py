@@ -78,6 +78,11 @@ class Services:
         """Look at each queue again, unless that has just been done: for who asks whether this process is ready."""
         await asyncio.gather(*(one.readiness.refresh() for one in self))
 
+    def stop_being_ready(self) -> None:
+        """Say of all models that requests should go elsewhere; those that come are served still."""
+        for one in self:
+            one.readiness.stopping = True
+
     def require_models(self) -> None:
         """Look whether a request to any model would be answered soon.
 

@@ -90,7 +90,8 @@ def _status(service: Service) -> Answer:
         service.readiness.require_model()
         state, status = "AVAILABLE", {"error_code": "OK", "error_message": ""}
     except Unavailable as exc:
-        state, status = "LOADING", {"error_code": "UNAVAILABLE", "error_message": exc.message}
+        state = "UNLOADING" if service.readiness.stopping else "LOADING"
+        status = {"error_code": "UNAVAILABLE", "error_message": exc.message}
     versions = [{"version": VERSION, "state": state, "status": status}]
     return Answer(200, orjson.dumps({"model_version_status": versions}), JSON)
 

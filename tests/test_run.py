@@ -107,6 +107,20 @@ def test_sigterm_ends_everything_with_exit_0(run: Callable[..., Runner]) -> None
     assert runner.says(rf"curl --data-binary @\S+ -H 'Content-Type: image/png' http://127.0.0.1:{runner.port}/predict")
 
 
+@pytest.mark.long
+def test_an_api_has_its_delay_to_stop(run: Callable[..., Runner]) -> None:
+    delay_s = 3.0  # longer than what it may take beyond its grace
+    runner = run(MICROBATCH_DRAIN_DELAY_S=str(delay_s), MICROBATCH_SHUTDOWN_GRACE_S="0")
+    until(lambda: runner.says("^ready:"))
+
+    told_s = time.monotonic()
+    runner.process.terminate()
+
+    assert runner.wait() == 0
+    assert time.monotonic() - told_s > delay_s
+    assert not runner.says("is killed")
+
+
 def test_several_models_have_batchers_of_their_own_and_their_paths_are_said(run: Callable[..., Runner]) -> None:
     runner = run("--batchers", "2", MICROBATCH_MODELS="digits,sums", MICROBATCH_SUMS__MODEL="simulated")
     until(lambda: runner.says("^ready:"))

@@ -116,7 +116,7 @@ async def test_an_api_told_to_stop_under_load_loses_nothing(stack: Stack) -> Non
         stopping.set()
         await running
 
-    assert code == -signal.SIGTERM
+    assert code == 0
     assert took_s < grace_s + 1
     assert lost_or_wrong(history) == []
 
@@ -143,7 +143,7 @@ async def test_who_waits_at_an_api_that_stops_is_answered_or_refused(
     told = [answer for answer in answers if isinstance(answer, httpx.Response)]
     assert {answer.status_code for answer in told} == statuses
     assert all(answer.json()["code"] == "unavailable" for answer in told if answer.status_code == 503)
-    assert code == -signal.SIGTERM
+    assert code == 0
     assert took_s < grace_s + 1
 
 
@@ -164,7 +164,7 @@ async def test_a_hundred_stuck_clients_do_not_keep_an_api_from_stopping(stack: S
             client.close()
 
     assert [answer.json()["predictions"] for answer in (served, other)] == [question.right] * 2
-    assert code == -signal.SIGTERM
+    assert code == 0
     assert took_s < grace_s + 1
 
 

@@ -175,7 +175,7 @@ async def test_a_collector_that_is_away_holds_up_neither_answers_nor_the_end(sta
     codes = [process.wait(10) for process in processes]
 
     assert [answer.status_code for answer in answers] == [200] * 20
-    assert codes == [0, -signal.SIGTERM]  # uvicorn ends by the signal that it was sent
+    assert codes == [0, 0]
     assert time.monotonic() - started_s < 5
 
 

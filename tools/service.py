@@ -47,7 +47,7 @@ class LocalService:
         self._host = WILDCARDS.get(host, host)
         self._bind = host
         self._port = port
-        self._grace_s = self._settings.shutdown_grace_s + EXTRA_GRACE_S
+        self._grace_s = self._settings.drain_delay_s + self._settings.shutdown_grace_s + EXTRA_GRACE_S
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if self._settings.log_format == "auto" and sys.stderr.isatty():  # theirs is a pipe to this process
             self._env[variable_name("log_format")] = "human"
