@@ -16,7 +16,7 @@ ONNX := $(if $(filter efficientnet-lite0 onnx:%,$(MODELS)),$(VENV)/.onnx)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-peers check format coverage chaos screenshots bench bench-full bench-seed bench-growth bench-peers clean
+.PHONY: help install run test test-long test-peers check format coverage chaos screenshots bench bench-full bench-seed bench-growth bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientne
 
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-long: $(VENV)/.dev ## run the slow tests that `make test` leaves out, under half an hour
+	@exec $(BIN)/python -m pytest -m 'long and not peer' $(ARGS)
 
 test-peers: $(VENV)/.dev ## run the tests against what others wrote: model servers, and Prometheus where it is installed
 	@exec $(BIN)/python -m pytest -m peer -ra tests/peers $(ARGS)
