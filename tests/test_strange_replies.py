@@ -128,7 +128,7 @@ async def test_a_strange_reply_to_any_command_is_never_answered_and_the_service_
     for command in COMMANDS:
         order = desk.proxy.order(command, kind, times=times(1, 100), donor=donor)
         if command == "INFO":  # sent where something failed before
-            desk.proxy.order("HGETALL", DROP, times=times(2, 200))
+            desk.proxy.order("HGETALL", DROP, times=times(8, 800))
         await desk.ask_until(order, within_s=times(20, 1200))
         await desk.heal()
 
