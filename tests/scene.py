@@ -17,6 +17,7 @@ from records import (
     Claim,
     Progress,
     Result,
+    ReturnKind,
     Settlement,
     Submission,
     Timing,
@@ -72,8 +73,8 @@ class Scene(Line):
         settlements = [Settlement(one.uuid, "api", "dead" if dead else "error", value) for one in claim.jobs]
         return await self.queue.settle(claim.id, settlements, result_ttl_s=60)
 
-    async def release(self, claim: Claim, code: str = "") -> int:
-        settlements = [Settlement(one.uuid, "api", "release", code.encode()) for one in claim.jobs]
+    async def release(self, claim: Claim, code: str = "", *, kind: ReturnKind = "release") -> int:
+        settlements = [Settlement(one.uuid, "api", kind, code.encode()) for one in claim.jobs]
         return await self.queue.settle(claim.id, settlements, result_ttl_s=60)
 
     async def answer(self, claim: Claim, word: str, *, ttl_s: float = 60.0) -> int:
