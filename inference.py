@@ -22,7 +22,7 @@ from decoding import Decoder
 from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, tells_of_no_memory
 from logs import ids
 from metrics import Metrics
-from model_calls import ModelCalls
+from model_calls import ModelCalls, copied
 from model_client import ModelClient
 from records import ClaimedJob, Settlement, Timing
 from tracing import Call
@@ -115,6 +115,8 @@ class Inference:
             decode_s = self.decode_s
             self._call_log.claimed(jobs, claimed_s=claimed_s, decode_s=decode_s)
             batches = [part for batch in group(runnable) for part in self._sizes.split(batch)]
+            for batch in batches:  # now, while the call of another claim may run
+                batch.prepare(self._sizes.padded(len(batch.jobs)))
             if not await self._is_free_in_time():
                 waiting = [job for batch in batches for job in batch.jobs]
                 log.warning("jobs given back: the call before theirs is late", extra=_named(waiting))
@@ -173,7 +175,7 @@ class Inference:
             if settlements:
                 yield settlements
 
-    async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> _Outcome | None:
+    async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> _Outcome | None:  # noqa: C901  # split next
         """Call the model, or put the halves of a batch that fails to what is to do.
 
         That takes at most 2 log2(n) further calls for each guilty job.
@@ -200,6 +202,8 @@ class Inference:
                 trial.guilty += 1
                 predictions = [trial.error]
             else:
+                if self._claims > 1 and self._model.in_process:  # its next call begins before these are written
+                    predictions = copied(predictions)
                 self._breaker.answered()
                 trial.works = True
                 now_s = time.monotonic()

@@ -69,14 +69,15 @@ class ModelCalls:
         Raises ModelUnavailable where the model does not answer, ModelFailed on a wrong number of predictions, and
         whatever it raises itself.
         """
-        images = self._sizes.pad(batch.images)
-        self._begin(len(batch.jobs))
+        size = len(batch.jobs)
+        images = batch.take(self._sizes.padded(size))
+        self._begin(size)
         try:
             predictions = await (self._model.predict(images) if self._model.in_process else self._in_time(images))
         finally:
-            self._count(len(batch.jobs), len(images) - len(batch.jobs), reason)
+            self._count(size, len(images) - size, reason)
         each = _one_each(predictions, len(images))
-        return each if images is batch.images else each[: len(batch.jobs)]
+        return each if len(images) == size else each[:size]
 
     async def _in_time(self, images: NDArray[Any]) -> Sequence[object]:
         """Call a model that runs elsewhere, and cut the call where it takes too long."""
@@ -120,3 +121,18 @@ def _one_each(predictions: object, count: int) -> Sequence[object]:
     if len(predictions) != count:
         raise ModelFailed(f"the model gave {len(predictions)} predictions for {count} images")
     return predictions  # type: ignore[return-value]  # an array is one in all that is asked of it
+
+
+def copied(predictions: Sequence[object]) -> Sequence[object]:
+    """Return predictions that the model's next call does not change: some write them to the same arrays each time."""
+    if isinstance(predictions, np.ndarray):
+        return predictions.copy()
+    if not isinstance(predictions[0], np.ndarray | dict):  # as all of them, then
+        return predictions
+    return [_copied(row) for row in predictions]
+
+
+def _copied(row: object) -> object:
+    if type(row) is dict:
+        return {name: _copied(value) for name, value in row.items()}
+    return row.copy() if type(row) is np.ndarray else row

@@ -48,7 +48,8 @@ class ModelClient(Protocol):
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Predict a batch.
 
-        batch: shape (n, *takes.shape) and dtype takes.dtype; for encoded images shape (n,), dtype object, bytes.
+        batch: shape (n, *takes.shape) and dtype takes.dtype; for encoded images shape (n,), dtype object, bytes. It is
+        the model's own: it may write to it, and keep it.
         Returns n JSON-able predictions in order; an Exception in a row's place fails that image alone.
         Raises ModelFailed or ModelUnavailable for the batch as a whole; anything else counts as ModelFailed.
         """

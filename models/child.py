@@ -43,8 +43,9 @@ def main() -> int:
             return 1
         declared = code.declared.to_dict() if code.declared else None
         _write(stream, Frame.of(declared=declared, has_warm_up=code.warm_up is not None))
-        while (frame := _read(stream)) is not None:
+        while (frame := read_frame(stream)) is not None:
             _write(stream, _answer(code, scaling, frame))
+            del frame  # or its batch would be kept until the next one has been read
         if code.close is not None:
             code.close()
     return 0
@@ -73,16 +74,16 @@ def _write(stream: BufferedRWPair, frame: Frame) -> None:
     stream.flush()
 
 
-def _read(stream: BufferedRWPair) -> Frame | None:
-    """Return the next call; None where the batcher is gone."""
+def read_frame(stream: BufferedRWPair) -> Frame | None:
+    """Return the next call; None where the batcher is gone. Its body is writable, as a model's batch is everywhere."""
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:
         return None
-    words, body = HEAD.unpack(head)
-    content = stream.read(words + body)
-    if len(content) < words + body:
+    words_bytes, body_bytes = HEAD.unpack(head)
+    words, body = stream.read(words_bytes), bytearray(body_bytes)
+    if len(words) < words_bytes or stream.readinto(body) < body_bytes:
         return None
-    return Frame(content[:words], content[words:])
+    return Frame(words, body)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Frame:
     """One message: a few words as JSON, and the bytes of a batch."""
 
     words: bytes
-    body: bytes = b""
+    body: bytes | bytearray = b""
 
     @classmethod
     def of(cls, body: bytes = b"", **words: object) -> Self:
@@ -39,7 +39,7 @@ class Frame:
         words: dict[str, Any] = orjson.loads(self.words)
         return words
 
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[bytes | bytearray]:
         """Return it as it is written."""
         return [HEAD.pack(len(self.words), len(self.body)), self.words, self.body]
 
@@ -52,14 +52,14 @@ def of_batch(batch: NDArray[Any]) -> Frame:
 
 
 def read_batch(frame: Frame) -> NDArray[Any]:
-    """Return the batch of such a call."""
+    """Return the batch of such a call; the model may write to it where the frame's body is a bytearray."""
     words = frame.read()
     if "dtype" in words:
         return np.frombuffer(frame.body, np.dtype(words["dtype"])).reshape(words["shape"])
     images = np.empty(len(words["lengths"]), object)
     start = 0
     for place, length in enumerate(words["lengths"]):
-        images[place] = frame.body[start : start + length]
+        images[place] = bytes(frame.body[start : start + length])
         start += length
     return images
 
