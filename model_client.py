@@ -22,12 +22,31 @@ ROOMS = {
 }
 """Where the `open_model` of each kind of model is. Only the configured one is imported: some are heavy."""
 
+NO_LIST = "the model must give a list of predictions, one an image"
+NOT_JSON = "the model's prediction cannot be written as JSON"
+"""What is said of a model that does not keep to `predict`, wherever it runs."""
+
+
+class ModelProcess(Protocol):
+    """A process in which nothing but the model runs. A call that is cut ends it, and it is started again at once."""
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether it takes calls; not while it is started again."""
+
+    async def until_running(self) -> None:
+        """Wait until it takes calls; many may wait at once.
+
+        Raises ModelUnavailable where it cannot be started: the next one who waits starts it once more.
+        """
+
 
 class ModelClient(Protocol):
     """A model, wherever it runs.
 
     takes: what one image must be; known once it is warm.
     in_process: whether a call runs in this process, where it cannot be cut.
+    process: the process of its own that it runs in; None where it has none.
     """
 
     @property
@@ -37,6 +56,10 @@ class ModelClient(Protocol):
     @property
     def in_process(self) -> bool:
         """Return whether a call runs in this process, where nothing can cut it."""
+
+    @property
+    def process(self) -> ModelProcess | None:
+        """Return the process of its own that it runs in; None where it has none."""
 
     async def warm_up(self, sizes: Sequence[int] = ()) -> None:
         """Make the first real call as fast as the later ones.
