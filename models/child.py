@@ -1,6 +1,6 @@
 """The process of a model that is the user's own code: `python -m models.child <socket> <which>`, by its batcher.
 
-which: JSON with what the settings of this model say of it: `model` and `scaling`.
+which: JSON with what the settings of this model say of it, `model` and `scaling`, and `parent`, the batcher's process.
 
 It serves one call after the other until the batcher closes the socket or dies. Signals are the batcher's business: a
 Ctrl-C that reaches both must not cut the last batch.
@@ -18,9 +18,10 @@ import numpy as np
 import orjson
 
 from config import load_settings
-from errors import ModelUnavailable, StartError
+from errors import ModelFailed, StartError, tame, text_of
 from logs import set_up_logging
-from models.frames import HEAD, Frame, of_predictions, read_batch
+from model_client import NO_LIST
+from models.frames import HEAD, Frame, of_error, of_predictions, read_batch
 from models.own_code import OwnCode, find
 from models.scaling import Scaling
 
@@ -39,7 +40,7 @@ def main() -> int:
         try:
             code = find(which["model"])
         except StartError as exc:
-            _write(stream, Frame.of(start_error=str(exc)))
+            _write(stream, Frame.of(start_error=text_of(exc)))
             return 1
         declared = code.declared.to_dict() if code.declared else None
         _write(stream, Frame.of(declared=declared, has_warm_up=code.warm_up is not None))
@@ -57,16 +58,15 @@ def _answer(code: OwnCode, scaling: Scaling, frame: Frame) -> Frame:
         if frame.read()["call"] == "warm_up" and code.warm_up is not None:
             code.warm_up()
             return Frame.of()
-        batch = read_batch(frame)
-        rows = code.predict(scaling.apply(batch))
-        if not isinstance(rows, list | tuple | np.ndarray):
-            return Frame.of(error="the model must give a list of predictions, one an image")
+        rows = code.predict(scaling.apply(read_batch(frame)))
+        if isinstance(rows, np.ndarray):
+            rows = list(np.ascontiguousarray(rows))  # or orjson would refuse them
+        if not isinstance(rows, list | tuple):
+            raise ModelFailed(NO_LIST)  # noqa: TRY301  # as whatever else the model does wrong
         return of_predictions(list(rows))
-    except ModelUnavailable as exc:
-        return Frame.of(unavailable=exc.message)
     except BaseException as exc:  # what would end more than this call, as a panic of a Rust library
-        log.warning("a call failed", extra={"bytes": len(frame.body)}, exc_info=exc)
-        return Frame.of(error=f"{type(exc).__name__}: {exc}")
+        log.warning("a call failed", extra={"bytes": len(frame.body)}, exc_info=tame(exc))
+        return of_error(exc)
 
 
 def _write(stream: BufferedRWPair, frame: Frame) -> None:
