@@ -2,7 +2,8 @@
 
 which: JSON with what the settings of this model say of it, `model` and `scaling`, and `parent`, the batcher's process.
 
-It serves one call after the other until the batcher closes the socket or dies. Signals are the batcher's business: a
+It serves one call after the other until the batcher closes the socket or dies; where it dies within a call, so does
+this process. Signals are the batcher's business: a
 Ctrl-C that reaches both must not cut the last batch.
 """
 
@@ -23,6 +24,7 @@ from logs import set_up_logging
 from model_client import NO_LIST
 from models.frames import HEAD, Frame, of_error, of_predictions, read_batch
 from models.own_code import OwnCode, find
+from models.parent import end_with_parent
 from models.scaling import Scaling
 
 log = logging.getLogger("model")
@@ -37,6 +39,7 @@ def main() -> int:
     which = orjson.loads(sys.argv[2])
     scaling = Scaling(**which["scaling"])
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
+        end_with_parent(which["parent"], link)
         try:
             code = find(which["model"])
         except StartError as exc:
