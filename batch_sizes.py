@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from batching import Batch
 
@@ -33,10 +29,9 @@ class BatchSizes:
         self.allowed = tuple(allowed)
         self._ceilings: dict[object, _Ceiling] = {}
 
-    def pad(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Repeat the last row up to the next allowed size: a real one is within what the model was made for."""
-        missing = self._padded(len(images)) - len(images)
-        return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+    def padded(self, count: int) -> int:
+        """Return the next allowed size for so many images; any is allowed where none is named."""
+        return min((size for size in self.allowed if size >= count), default=count) if self.allowed else count
 
     def split(self, batch: Batch) -> list[Batch]:
         """Return a batch in parts that the model takes and has, as far as is known, memory for."""
@@ -51,7 +46,7 @@ class BatchSizes:
 
         One image that alone is too much says nothing of the others of its shape, which are files of any size.
         """
-        tried = self._padded(len(batch.jobs))
+        tried = self.padded(len(batch.jobs))
         smaller = [size for size in self.allowed or range(1, tried // 2 + 1) if size < tried]
         if not smaller:
             self._ceilings.pop(batch.kind, None)
@@ -65,9 +60,6 @@ class BatchSizes:
         if ceiling and len(batch.jobs) >= ceiling.size and now_s >= ceiling.probe_at_s:
             ceiling.size += max(1, ceiling.size // GROWTH)
             ceiling.probe_at_s = now_s + PROBE_S
-
-    def _padded(self, count: int) -> int:
-        return min((size for size in self.allowed if size >= count), default=count) if self.allowed else count
 
     def _ceiling(self, batch: Batch) -> _Ceiling | None:
         return self._ceilings.get(batch.kind)

@@ -13,58 +13,76 @@ from numpy.typing import NDArray
 
 from records import ClaimedJob
 
-Runnable = tuple[ClaimedJob, NDArray[Any] | bytes]
+Image = NDArray[Any] | bytes
+Runnable = tuple[ClaimedJob, Image]
 """A job with its tensor or its image file."""
+ENCODED = "encoded"
 REMEMBERED_BATCHES = 32
 REMEMBERED_ALIKE = 4
 MOST_DEFINED = 8
 """Of how many batches of a size class the median is taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Jobs of one shape and dtype, and their images as one array.
+    """Jobs whose images have one shape and dtype.
 
-    images: shape (n, *shape of one tensor); for encoded images shape (n,), dtype object, bytes.
+    images: what each call's array is made of, one a job: tensors, or image files. Nothing writes to them.
     """
 
     jobs: tuple[ClaimedJob, ...]
-    images: NDArray[Any]
+    images: tuple[Image, ...]
+    _prepared: NDArray[Any] | None = None
 
     @property
     def kind(self) -> object:
         """What its images have in common."""
-        return self.images.shape[1:], self.images.dtype
+        first = self.images[0]
+        return ENCODED if isinstance(first, bytes) else (first.shape, first.dtype)
 
     def part(self, places: slice | list[int]) -> Batch:
-        """Return some of its rows; a slice copies no image."""
-        jobs = self.jobs[places] if isinstance(places, slice) else tuple(self.jobs[place] for place in places)
-        return Batch(jobs, self.images[places])
+        """Return some of its rows; no image is copied."""
+        if isinstance(places, slice):
+            return Batch(self.jobs[places], self.images[places])
+        return Batch(tuple(self.jobs[place] for place in places), tuple(self.images[place] for place in places))
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return its first and its second half."""
         middle = len(self.jobs) // 2
         return self.part(slice(middle)), self.part(slice(middle, None))
 
+    def prepare(self, rows: int) -> None:
+        """Make the array of its first call now, while another call runs."""
+        self._prepared = self._stack(rows)
+
+    def take(self, rows: int) -> NDArray[Any]:
+        """Return the array of one call: a new one each time, since a model may write to what it is given.
+
+        rows: how many it has; those after the jobs' repeat the last one, which is within what the model was made for.
+        Shape (rows, *shape of one tensor); for image files shape (rows,), dtype object, bytes.
+        """
+        prepared, self._prepared = self._prepared, None
+        return self._stack(rows) if prepared is None else prepared
+
+    def _stack(self, rows: int) -> NDArray[Any]:
+        missing = rows - len(self.images)
+        images = [*self.images, *self.images[-1:] * missing] if missing else self.images
+        if not isinstance(images[0], bytes):
+            return np.array(images)  # of one shape and dtype: as np.stack, in half its time
+        files = np.empty(rows, dtype=object)
+        files[:] = images
+        return files
+
 
 def group(jobs: Iterable[Runnable]) -> list[Batch]:
-    """Stack what has one shape and dtype; the order within a batch is the order of the line."""
+    """Put together what has one shape and dtype; the order within a batch is the order of the line."""
     groups: dict[object, list[Runnable]] = {}
     for job, image in jobs:
-        kind = "encoded" if isinstance(image, bytes) else (image.shape, image.dtype)
+        kind = ENCODED if isinstance(image, bytes) else (image.shape, image.dtype)
         groups.setdefault(kind, []).append((job, image))
     return [
-        Batch(tuple(job for job, _ in members), _stack([image for _, image in members])) for members in groups.values()
+        Batch(tuple(job for job, _ in members), tuple(image for _, image in members)) for members in groups.values()
     ]
-
-
-def _stack(images: list[NDArray[Any] | bytes]) -> NDArray[Any]:
-    tensors = [image for image in images if not isinstance(image, bytes)]
-    if tensors:
-        return np.array(tensors)  # of one shape and dtype: as np.stack, in half its time
-    encoded = np.empty(len(images), dtype=object)
-    encoded[:] = images
-    return encoded
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from errors import told
 from logs import ids
 from records import ClaimedJob
 from tracing import Call, Tracing
@@ -39,7 +40,7 @@ class CallLog:
 
     def unanswered(self, call: Call) -> None:
         """Tell of a call that found no model."""
-        log.warning("batch found no model", extra={**_fields(call), "reason": str(call.error)})
+        log.warning("batch found no model", extra={**_fields(call), "reason": told(call.error) if call.error else ""})
         if self._tracing is not None:
             self._tracing.called(call)
 

@@ -12,9 +12,11 @@ ServiceError                     code                    status
 ├── IdempotencyKeyReused         idempotency_key_reused  422
 ├── QueueFull                    queue_full              429
 ├── ModelFailed                  model_failed            500
-│   └── BatchTooLarge            model_failed            500
+│   ├── BatchTooLarge            model_failed            500
+│   └── ModelProcessEnded        model_failed            500
 ├── InternalError                internal_error          500
 ├── ModelUnavailable             model_unavailable       502
+│   └── CallCut                  model_unavailable       502
 ├── Unavailable                  unavailable             503
 │   └── RedisAway                unavailable             503
 │       ├── RedisUnreachable     unavailable             503
@@ -32,7 +34,9 @@ holds payload bytes, addresses or tracebacks. What only an operator needs goes t
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import ClassVar, TypeGuard, TypeVar
+
+AnyError = TypeVar("AnyError", bound=BaseException)
 
 
 class ServiceError(Exception):
@@ -127,6 +131,10 @@ class BatchTooLarge(ModelFailed):
     """The model has no memory for so many images at once; fewer may pass."""
 
 
+class ModelProcessEnded(ModelFailed):
+    """The process of its own in which the model runs ended within the call."""
+
+
 class InternalError(ServiceError):
     """A bug of this service."""
 
@@ -139,6 +147,10 @@ class ModelUnavailable(ServiceError):
 
     code = "model_unavailable"
     http_status = 502
+
+
+class CallCut(ModelUnavailable):
+    """The call took longer than it may and was ended."""
 
 
 class Unavailable(ServiceError):
@@ -222,3 +234,36 @@ def tells_of_no_memory(text: str) -> bool:
     PyTorch, TensorFlow, JAX and ONNX Runtime have no error in common, but each has one of these words in its own.
     """
     return bool(_NO_MEMORY.search(text))
+
+
+def told(exc: BaseException) -> str:
+    """Return an exception's type and message as Unicode text, whatever the `__str__` of a model's own class does."""
+    text = text_of(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def text_of(exc: BaseException) -> str:
+    """Return an exception's message in the same way."""
+    try:
+        return f"{exc}".encode(errors="replace").decode()
+    except BaseException:  # noqa: BLE001  # it may raise SystemExit, and that must end no batcher
+        return "its message cannot be written as text"
+
+
+def is_error(value: object) -> TypeGuard[Exception]:
+    """Return whether a value is an exception, without its own code: `isinstance` would ask its `__class__`."""
+    return issubclass(type(value), Exception)
+
+
+def tame(exc: AnyError) -> AnyError | RuntimeError:
+    """Return an exception that can be logged and compared: itself, or its text where its own methods raise."""
+    try:
+        str(exc), repr(exc), exc.__class__  # each may be the model's own code
+    except BaseException:  # noqa: BLE001  # also SystemExit, which must end no batcher
+        return RuntimeError(told(exc))
+    return exc
+
+
+def has_no_memory(exc: BaseException) -> bool:
+    """Return whether a call failed for want of memory."""
+    return issubclass(type(exc), BatchTooLarge) or tells_of_no_memory(told(exc))

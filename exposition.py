@@ -32,6 +32,7 @@ EVENTS = {
     "settled": ("jobs_settled", "Jobs that got their result."),
     "released": ("retries", "Jobs that batchers gave back, to be run again."),
     "leases_ended": ("reclaims", "Jobs taken back from batchers that died or hung, to be run again."),
+    "died": ("call_deaths", "Jobs taken back from a model's own process that hung and was ended, to be run again."),
     "settle_refused": ("settles_refused", "Results that came for jobs which were over or another's by then."),
     "buried": ("jobs_given_up", "Jobs that ended every process which ran them."),
     "torn": ("jobs_torn", "Jobs whose row in Redis could not be read or was incomplete."),

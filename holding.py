@@ -130,6 +130,10 @@ class Holding:
             del self._held[claim_id]
         self._moved_on_s = time.monotonic()
 
+    def moved_on(self) -> None:
+        """Note that a call has ended, though nothing was settled: what is held is kept as long again."""
+        self._moved_on_s = time.monotonic()
+
     async def fail(self, claim_id: str, error: ServiceError) -> None:
         """Give what is left of a claim an error."""
         if jobs := self._held.get(claim_id):
@@ -218,3 +222,14 @@ async def sleep_unless(stopping: asyncio.Event, pause_s: float) -> None:
             await stopping.wait()
     except TimeoutError:
         pass
+
+
+async def done_unless(stopping: asyncio.Event, task: asyncio.Task[None]) -> bool:
+    """Wait for a task; when told to stop, cancel it and return False."""
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait({told, task}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not task.done():
+        task.cancel()
+        return False
+    return True

@@ -1,7 +1,8 @@
 """A claim's jobs through the model: what becomes of each.
 
-A batch that fails is split in two and run again, down to the guilty jobs, which fail alone. Where the model itself is
-unavailable its jobs are given back, to be tried again within their deadline.
+A batch that fails is split in two and run again, down to the guilty jobs, which fail alone. So is one whose call to a
+server is cut, while the server answers others. Where the model itself is unavailable its jobs are given back, to be
+tried again within their deadline; where its own process hung and was ended, that counts as a death of its jobs (CLAIM).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from secrets import token_hex
 
 from batch_sizes import BatchSizes
@@ -19,46 +19,26 @@ from batching import Batch, BatchEstimate, Runnable, group
 from breaker import CircuitBreaker
 from calls import CallLog
 from decoding import Decoder
-from errors import BatchTooLarge, ModelFailed, ModelUnavailable, ServiceError, tells_of_no_memory
+from errors import CallCut, ModelUnavailable, ServiceError, tame
 from logs import ids
 from metrics import Metrics
-from model_calls import ModelCalls
-from model_client import ModelClient
-from records import ClaimedJob, Settlement, Timing
+from model_calls import ModelCalls, copied
+from model_client import ModelClient, ModelProcess
+from records import ClaimedJob, ReturnKind, Settlement, Timing
 from tracing import Call
+from trials import Outcome, Trial
 from verdicts import failed, given_back, in_time, settled, sort_out
 
-MOST_GUILTY = 4
-"""Jobs that fail alone before the rest of their batch does too, where no call has succeeded: it is the model then."""
+SUSPECT = "suspect"
+"""The reason of a claim whose jobs were with a process that died."""
+GONE_BACK: dict[ReturnKind, str] = {
+    "release": "jobs given back: there is no model",
+    "behind": "a job given back: the model did not answer it in time, so others are tried first",
+    "died": "jobs given back: their model hung or crashed and was ended",
+}
+"""What is logged of jobs that go back in line."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a call said of each job of a batch; predictions: None where its jobs are given back."""
-
-    batch: Batch
-    call: Call
-    predictions: Sequence[object] | None
-    ended_s: float
-
-
-@dataclass(slots=True)
-class _Trial:
-    """What is known of a batch while its parts are run."""
-
-    claimed_s: float
-    decode_s: float
-    reason: str
-    guilty: int = 0
-    works: bool = False
-    error: ServiceError | None = None
-
-    @property
-    def hopeless(self) -> ServiceError | None:
-        """Return the error of them all, where it is the model that fails and not some images."""
-        return self.error if self.guilty > MOST_GUILTY and not self.works else None
 
 
 class Inference:
@@ -83,6 +63,7 @@ class Inference:
         self.calls = ModelCalls(model, model_timeout_s=model_timeout_s, estimate=estimate, sizes=sizes, metrics=metrics)
         self._metrics = metrics
         self._model = model
+        self._model_timeout_s = model_timeout_s
         self._decoder = decoder
         self._estimate = estimate
         self._sizes = sizes
@@ -115,6 +96,8 @@ class Inference:
             decode_s = self.decode_s
             self._call_log.claimed(jobs, claimed_s=claimed_s, decode_s=decode_s)
             batches = [part for batch in group(runnable) for part in self._sizes.split(batch)]
+            for batch in batches:  # now, while the call of another claim may run
+                batch.prepare(self._sizes.padded(len(batch.jobs)))
             if not await self._is_free_in_time():
                 waiting = [job for batch in batches for job in batch.jobs]
                 log.warning("jobs given back: the call before theirs is late", extra=_named(waiting))
@@ -122,7 +105,8 @@ class Inference:
                 return
             for batch in batches:
                 why = reason if len(batches) == 1 else "shape"
-                async for settlements in self._run_batch(batch, _Trial(claimed_s, decode_s, why)):
+                trial = Trial(claimed_s, decode_s, why, [batch], is_suspect=reason == SUSPECT)
+                async for settlements in self._run_batch(trial):
                     yield settlements
         finally:
             self._claims -= 1
@@ -160,70 +144,102 @@ class Inference:
         except TimeoutError:
             return False
 
-    async def _run_batch(self, batch: Batch, trial: _Trial) -> AsyncIterator[list[Settlement]]:
-        todo = [batch]
-        while todo:
+    async def _run_batch(self, trial: Trial) -> AsyncIterator[list[Settlement]]:
+        """Yield what becomes of a batch's jobs after each call, also where it is nothing yet."""
+        while trial.todo or trial.cut:
+            settlements: list[Settlement] = []
             async with self._turn:
-                part, settlements = in_time(todo.pop(), time.monotonic() - trial.claimed_s)
-                outcome = await self._run(part, todo, trial) if part.jobs else None
+                if trial.cut:
+                    outcome = await self._judge(*trial.cut, trial)
+                else:
+                    elapsed_s = time.monotonic() - trial.claimed_s
+                    part, settlements = in_time(trial.todo.pop(), elapsed_s, trial.late_code)
+                    outcome = await self._run(part, trial) if part.jobs else None
             if self._claims > 1:
                 await asyncio.sleep(0)  # the next batch is with the model while this one's results are written
             if outcome:
                 settlements += self._settled(outcome, trial)
-            if settlements:
-                yield settlements
+            yield settlements
 
-    async def _run(self, batch: Batch, todo: list[Batch], trial: _Trial) -> _Outcome | None:
-        """Call the model, or put the halves of a batch that fails to what is to do.
-
-        That takes at most 2 log2(n) further calls for each guilty job.
-        """
+    async def _run(self, batch: Batch, trial: Trial) -> Outcome | None:
+        """Call the model; where the call fails, parts of the batch may be left to do."""
         call = Call(batch.jobs, token_hex(6), time.monotonic())
-        predictions: Sequence[object] | None = None
         if trial.hopeless:
-            predictions = [trial.hopeless] * len(batch.jobs)
-        elif self._breaker.pause_s(now_s=call.started_s) == 0:
-            try:
-                predictions = await self.calls.predict(batch, trial.reason)
-            except ModelUnavailable as exc:
-                self._call_log.unanswered(call.over(error=exc))
-                if not self._breaker.failed(now_s=time.monotonic()):
-                    predictions = [exc] * len(batch.jobs)
-            except Exception as exc:  # noqa: BLE001  # whatever a model raises; it is logged below
-                self._breaker.answered()
-                self._call_log.failed(call.over(error=exc), seen=trial.error is not None)
-                parts = self._parts_after(exc, batch, trial)
-                if parts:
-                    todo += reversed(parts)
-                    trial.reason = "split"
-                    return None
-                trial.guilty += 1
-                predictions = [trial.error]
-            else:
-                self._breaker.answered()
-                trial.works = True
-                now_s = time.monotonic()
-                self._sizes.passed(batch, now_s=now_s)
-                self._estimate.add(now_s - call.started_s, size=len(batch.jobs), now_s=now_s, decode_s=trial.decode_s)
-                self._call_log.done(call.over(predictions))
-        return _Outcome(batch, call, predictions, time.monotonic())
+            return Outcome(batch, call, [trial.hopeless] * len(batch.jobs), call.started_s)
+        process = self._model.process
+        is_running = process is None or process.is_running or await self._runs_again(process, trial)
+        if not is_running or self._breaker.pause_s(now_s=call.started_s) > 0:
+            kind: ReturnKind = "died" if trial.has_ended_process else "release"
+            return Outcome(batch, call, None, time.monotonic(), kind)
+        try:
+            predictions = await self.calls.predict(batch, trial.reason, is_suspect=trial.is_suspect)
+        except CallCut as exc:
+            return self._after_cut(exc, batch, call, trial)
+        except ModelUnavailable as exc:
+            self._call_log.unanswered(call.over(error=exc))
+            again = self._breaker.failed(now_s=time.monotonic())
+            return Outcome(batch, call, None if again else [exc] * len(batch.jobs), time.monotonic())
+        except Exception as exc:  # noqa: BLE001  # whatever a model raises; it is logged there
+            return self._after_failure(tame(exc), batch, call, trial)
+        return self._after_answer(predictions, batch, call, trial)
 
-    def _parts_after(self, exc: Exception, batch: Batch, trial: _Trial) -> list[Batch]:
-        """Return the parts that are to be run of a batch that failed; none: its one job is guilty."""
+    async def _runs_again(self, process: ModelProcess, trial: Trial) -> bool:
+        """Return whether the model takes calls again; only parts of a batch that ended its process wait for it."""
+        if not trial.has_ended_process:
+            return False
+        try:
+            async with asyncio.timeout(self._model_timeout_s):
+                await process.until_running()
+        except (TimeoutError, ModelUnavailable):
+            return False
+        return True
+
+    def _after_answer(self, predictions: Sequence[object], batch: Batch, call: Call, trial: Trial) -> Outcome | None:
         now_s = time.monotonic()
-        if _has_no_memory(exc) and self._sizes.overflowed(batch, now_s=now_s):  # no image is to blame
-            log.warning("the model has no memory for such a batch", extra={"size": len(batch.jobs)})
-            return self._sizes.split(batch)
-        trial.error = exc if isinstance(exc, ServiceError) else ModelFailed("the model failed on this image")
-        return list(batch.halves()) if len(batch.jobs) > 1 else []
+        if self._claims > 1 and self._model.in_process:  # its next call begins before these are written
+            predictions = copied(predictions)
+        self._breaker.answered()
+        trial.works = True
+        self.calls.witness = batch.images[0]
+        self._sizes.passed(batch, now_s=now_s)
+        self._estimate.add(now_s - call.started_s, size=len(batch.jobs), now_s=now_s, decode_s=trial.decode_s)
+        self._call_log.done(call.over(predictions))
+        return Outcome(batch, call, predictions, now_s)
 
-    def _settled(self, outcome: _Outcome, trial: _Trial) -> list[Settlement]:
+    def _after_failure(self, exc: Exception, batch: Batch, call: Call, trial: Trial) -> Outcome | None:
+        now_s = time.monotonic()
+        self._breaker.answered()
+        self._call_log.failed(call.over(error=exc), seen=trial.error is not None)
+        error = trial.split_after(exc, batch, self._sizes, now_s=now_s)
+        return Outcome(batch, call, [error], now_s) if error else None
+
+    def _after_cut(self, exc: CallCut, batch: Batch, call: Call, trial: Trial) -> Outcome | None:
+        """Count a death where the call ended the model's process; else leave it to be found out who is to blame."""
+        self._call_log.unanswered(call.over(error=exc))
+        if self._model.process is not None:
+            return Outcome(batch, call, None, time.monotonic(), "died")
+        trial.cut, trial.was_cut = (batch, call), True
+        return None
+
+    async def _judge(self, batch: Batch, call: Call, trial: Trial) -> Outcome | None:
+        """Return what becomes of jobs whose call was cut: that depends on whether the server answers another image."""
+        trial.cut = None
+        try:
+            await self.calls.try_witness()
+        except ModelUnavailable as exc:
+            if not self._breaker.failed(now_s=time.monotonic()):
+                return Outcome(batch, call, [exc] * len(batch.jobs), time.monotonic())
+            return Outcome(batch, call, None, time.monotonic(), "behind" if len(batch.jobs) == 1 else "release")
+        self._breaker.answered()
+        return trial.after_cut(batch, call, now_s=time.monotonic())
+
+    def _settled(self, outcome: Outcome, trial: Trial) -> list[Settlement]:
+        jobs = outcome.batch.jobs
         if outcome.predictions is None:
-            log.warning("jobs given back: there is no model", extra=_named(outcome.batch.jobs))
-            return given_back(outcome.batch, ModelUnavailable.code)
+            log.warning(GONE_BACK[outcome.goes_back], extra=_named(jobs))
+            return given_back(outcome.batch, ModelUnavailable.code, outcome.goes_back)
         model_s = outcome.ended_s - outcome.call.started_s
         waited_s = outcome.call.started_s - trial.claimed_s - trial.decode_s
-        jobs = outcome.batch.jobs
         self._metrics.batch_s.see(outcome.ended_s - trial.claimed_s)
         for job in jobs:
             self._metrics.queue_s.see(job.queued_s + waited_s)
@@ -236,7 +252,3 @@ class Inference:
 
 def _named(jobs: Sequence[ClaimedJob]) -> dict[str, object]:
     return {"size": len(jobs), "jobs": ids(job.uuid for job in jobs)}
-
-
-def _has_no_memory(exc: Exception) -> bool:
-    return isinstance(exc, BatchTooLarge) or tells_of_no_memory(f"{type(exc).__name__}: {exc}")

@@ -17,8 +17,8 @@ from calls import CallLog
 from decoding import Decoder
 from errors import InternalError, ModelUnavailable, RedisAway, UnfitRedis
 from heart import Heart
-from holding import Holding, pauses, sleep_unless
-from inference import Inference
+from holding import Holding, done_unless, pauses, sleep_unless
+from inference import SUSPECT, Inference
 from jobs import JobQueue
 from logs import ids
 from memory import calm_collector
@@ -151,6 +151,8 @@ class Batcher:
     async def _claim(self, stopping: asyncio.Event) -> Claim | None:
         """Claim; without another claim to serve, wait for the bell if need be. None where nothing was given."""
         alone = self._holding.is_empty
+        if alone and not await self._model_runs(stopping):
+            return None
         if alone and (pause_s := self._breaker.pause_s(now_s=time.monotonic())) > 0:
             await sleep_unless(stopping, pause_s)
             self._block_s = 0.0  # what was given back is there already
@@ -178,9 +180,29 @@ class Batcher:
             self._block_s = 0.0
         return None
 
+    async def _model_runs(self, stopping: asyncio.Event) -> bool:
+        """Wait for the model's own process, if it is being started; False where told to stop.
+
+        Meanwhile jobs are left to other batchers. Where it cannot be started, jobs are claimed once after each try and
+        given back at once: their clients are then told so.
+        """
+        process = self._model.process
+        if process is None or process.is_running:
+            return True
+        starting = asyncio.create_task(process.until_running())
+        if not await done_unless(stopping, starting):
+            return False
+        self._block_s = 0.0  # what was given back is there already
+        if isinstance(starting.exception(), ModelUnavailable):
+            self._breaker.failed(now_s=time.monotonic())
+        return True
+
     async def _serve(self, claim: Claim) -> None:
         try:
             async for settlements in self._inference.run(claim.jobs, self._reason(claim)):
+                if not settlements:
+                    self._holding.moved_on()
+                    continue
                 for one in settlements:
                     self._metrics.count(JOBS, one.outcome)
                 await self._holding.settle(claim.id, settlements)
@@ -192,7 +214,7 @@ class Batcher:
     def _reason(self, claim: Claim) -> str:
         """Return why a claim is as small or large as it is."""
         if claim.suspect:
-            return "suspect"
+            return SUSPECT
         if len(claim.jobs) >= self._max_batch_size:
             return "full"
         return "wait_over" if self._max_wait_s > 0 else "idle"
@@ -278,14 +300,22 @@ class Batcher:
         return False
 
     async def _warm_up(self) -> None:
-        started_s = time.monotonic()
-        await self._model.warm_up(self._sizes.allowed)
-        took_s = time.monotonic() - started_s
-        if took_s > self._model_timeout_s:
-            log.warning(
-                "the warm-up took longer than a call may: see MICROBATCH_MODEL_TIMEOUT_S",
-                extra={"seconds": round(took_s, 3), "limit_s": self._model_timeout_s},
-            )
+        """Warm the model up, however long that takes; each time that a call may take, say that it is not over.
+
+        What that tells of a full batch is the first estimate.
+        """
+        began_s = time.monotonic()
+        warming = asyncio.create_task(self._model.warm_up(self._sizes.allowed))
+        try:
+            while not (await asyncio.wait({warming}, timeout=self._model_timeout_s))[0]:
+                log.warning(
+                    "the warm-up takes longer than a call may: see MICROBATCH_MODEL_TIMEOUT_S",
+                    extra={"seconds": round(time.monotonic() - began_s, 3), "limit_s": self._model_timeout_s},
+                )
+            await warming
+        finally:
+            warming.cancel()
+        took_s = time.monotonic() - began_s
         if took_s > LONGEST_TRIAL_S:  # then it is all that is known
             self._estimate.begin(took_s, size=self._max_batch_size)
         elif self._model.takes.accepts == "tensor":

@@ -32,7 +32,7 @@ REQUESTS = Family("requests", "Prediction requests answered, by status and code.
 REQUEST = Family("request_seconds", "From a request's head to its answer.", buckets=SECONDS)
 DECODE = Family("decode_seconds", "Preparing one request's images, here or in the batcher.", buckets=SECONDS)
 REDIS = Family("redis_seconds", "One round trip to Redis, by script; waits for a bell left out.", ("script",), SECONDS)
-JOBS = Family("jobs", "What became of jobs in a batcher: ok, an error's code, or released.", ("outcome",))
+JOBS = Family("jobs", "What became of jobs in a batcher: ok, an error's code, released, or died.", ("outcome",))
 QUEUE = Family("queue_seconds", "From a job's submission to the call of the model.", buckets=SECONDS)
 BATCHES = Family("batches", "Model calls, by what made their batch as small or large as it was.", ("reason",))
 BATCH_SIZE = Family("batch_size", "Images of a model call, padding left out.", buckets=SIZES)

@@ -22,12 +22,31 @@ ROOMS = {
 }
 """Where the `open_model` of each kind of model is. Only the configured one is imported: some are heavy."""
 
+NO_LIST = "the model must give a list of predictions, one an image"
+NOT_JSON = "the model's prediction cannot be written as JSON"
+"""What is said of a model that does not keep to `predict`, wherever it runs."""
+
+
+class ModelProcess(Protocol):
+    """A process in which nothing but the model runs. A call that is cut ends it, and it is started again at once."""
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether it takes calls; not while it is started again."""
+
+    async def until_running(self) -> None:
+        """Wait until it takes calls; many may wait at once.
+
+        Raises ModelUnavailable where it cannot be started: the next one who waits starts it once more.
+        """
+
 
 class ModelClient(Protocol):
     """A model, wherever it runs.
 
     takes: what one image must be; known once it is warm.
     in_process: whether a call runs in this process, where it cannot be cut.
+    process: the process of its own that it runs in; None where it has none.
     """
 
     @property
@@ -37,6 +56,10 @@ class ModelClient(Protocol):
     @property
     def in_process(self) -> bool:
         """Return whether a call runs in this process, where nothing can cut it."""
+
+    @property
+    def process(self) -> ModelProcess | None:
+        """Return the process of its own that it runs in; None where it has none."""
 
     async def warm_up(self, sizes: Sequence[int] = ()) -> None:
         """Make the first real call as fast as the later ones.
@@ -48,7 +71,8 @@ class ModelClient(Protocol):
     async def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         """Predict a batch.
 
-        batch: shape (n, *takes.shape) and dtype takes.dtype; for encoded images shape (n,), dtype object, bytes.
+        batch: shape (n, *takes.shape) and dtype takes.dtype; for encoded images shape (n,), dtype object, bytes. It is
+        the model's own: it may write to it, and keep it.
         Returns n JSON-able predictions in order; an Exception in a row's place fails that image alone.
         Raises ModelFailed or ModelUnavailable for the batch as a whole; anything else counts as ModelFailed.
         """

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from errors import StartError
+from errors import StartError, told
 from records import ClaimedJob, context_of
 from tracing import Call
 
@@ -163,7 +163,7 @@ def _context(job: ClaimedJob) -> Context | None:
 def _close(span: Span, ended_ns: int, error: Exception | None) -> None:
     if error:
         span.set_attribute("error.type", type(error).__name__)
-        span.set_status(StatusCode.ERROR, str(error)[:200])
+        span.set_status(StatusCode.ERROR, told(error)[:200])
     span.end(ended_ns)
 
 

@@ -22,6 +22,8 @@ from errors import InternalError, ServiceError, from_code
 from inputs import ModelInput
 
 Verdict = Literal["run", "expired", "poison"]
+ReturnKind = Literal["release", "behind", "died"]
+"""How a job goes back in line: to its head, to its tail, to its head from a model that had to be ended."""
 WorkerState = Literal["warming", "idle", "busy", "breaker_open", "gone"]
 
 
@@ -95,24 +97,27 @@ class Claim:
         return 1.0 if self.lease_end_s is None else min(1.0, max(0.01, self.lease_end_s))
 
 
+OUTCOMES = {"ok": "ok", "release": "released", "behind": "released", "died": "died"}
+"""What settlements that hold no error are counted as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of a claimed job. value: a result's bytes after the kind; for a release an error code.
+    """What becomes of a claimed job. value: a result's bytes after the kind; where it goes back an error code.
 
     late: an error, for want of time; the job is given back where its deadline has been raised since it was claimed.
     """
 
     uuid: str
     api_id: str
-    kind: Literal["ok", "error", "late", "dead", "release"]
+    kind: Literal["ok", "error", "late", "dead"] | ReturnKind
     value: bytes
 
     @property
     def outcome(self) -> str:
-        """What it is counted as: ok, released, or its error's code."""
-        if self.kind in ("ok", "release"):
-            return "ok" if self.kind == "ok" else "released"
-        return str(orjson.loads(self.value.partition(b"\n")[2])["code"])
+        """What it is counted as: ok, released, died, or its error's code."""
+        counted = OUTCOMES.get(self.kind)
+        return counted or str(orjson.loads(self.value.partition(b"\n")[2])["code"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from errors import is_error
 from records import ClaimedJob
 
 ROOMS = {"otlp": "otlp"}
@@ -38,7 +39,7 @@ class Call:
     def error_of(self, place: int) -> Exception | None:
         """Return why a job has no prediction."""
         said = self.predictions[place] if place < len(self.predictions) else None
-        return said if isinstance(said, Exception) else self.error
+        return said if is_error(said) else self.error
 
 
 class RequestTrace(Protocol):

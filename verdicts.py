@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import cast
 
 from batching import Batch, Runnable
-from errors import DeadlineExceeded, InternalError, ModelFailed, ServiceError, from_code
+from errors import DeadlineExceeded, InternalError, ModelFailed, ServiceError, from_code, told
+from model_client import NOT_JSON
 from records import (
     ClaimedJob,
+    ReturnKind,
     Settlement,
     Timing,
     context_of,
@@ -42,33 +46,45 @@ def sort_out(jobs: Iterable[ClaimedJob]) -> tuple[list[Runnable], list[Settlemen
     return runnable, refusals
 
 
-def in_time(batch: Batch, elapsed_s: float) -> tuple[Batch, list[Settlement]]:
-    """Return what of a batch still has time so long after its claim, and the settlements of what has not."""
+def in_time(batch: Batch, elapsed_s: float, code: str = "") -> tuple[Batch, list[Settlement]]:
+    """Return what of a batch still has time so long after its claim, and the settlements of what has not.
+
+    code: of the error of a try since the claim, "" where there was none.
+    """
     late = {place for place, job in enumerate(batch.jobs) if job.remaining_s <= elapsed_s}
     if not late:
         return batch, []
     rest = batch.part([place for place in range(len(batch.jobs)) if place not in late])
-    return rest, [_late(batch.jobs[place], elapsed_s) for place in sorted(late)]
+    return rest, [_late(batch.jobs[place], elapsed_s, code) for place in sorted(late)]
 
 
-def given_back(batch: Batch, code: str = "") -> list[Settlement]:
-    """Return the settlements that put jobs back at the head of the line; code: of the error that was the reason."""
-    return [Settlement(job.uuid, job.api_id, "release", code.encode()) for job in batch.jobs]
+def given_back(batch: Batch, code: str = "", kind: ReturnKind = "release") -> list[Settlement]:
+    """Return the settlements that put jobs back in line.
+
+    code: of the error that was the reason. kind: see SETTLE.
+    """
+    return [Settlement(job.uuid, job.api_id, kind, code.encode()) for job in batch.jobs]
 
 
 def settled(job: ClaimedJob, prediction: object, timing: Timing) -> Settlement:
-    """Return how a job is settled whose turn has come: by its prediction, or by an error of its own."""
-    if not isinstance(prediction, Exception):
+    """Return how a job is settled whose turn has come: by its prediction, or by an error of its own.
+
+    Whatever the value of one job is and does when it is written, it fails that job alone.
+    """
+    if not issubclass(type(prediction), Exception):  # see is_error
         try:
             return Settlement(job.uuid, job.api_id, "ok", prediction_value(prediction, timing))
-        except TypeError as exc:
-            told = {**_named(job), "reason": str(exc)}
-            log.error("a prediction cannot be written as JSON", extra=told)  # noqa: TRY400  # the traceback is orjson's
-            prediction = ModelFailed("the model's prediction cannot be written as JSON")
-    if not isinstance(prediction, ServiceError):
-        log.warning("the model failed on an image", extra={**_named(job), "reason": repr(prediction)[:MOST_LOGGED]})
-        prediction = ModelFailed("the model failed on this image")
-    return failed(job, prediction, timing)
+        except BaseException as exc:  # noqa: BLE001  # the methods of the value's own class run in there
+            log.error("a prediction cannot be written as JSON", extra={**_named(job), "reason": told(exc)})  # noqa: TRY400  # the traceback is orjson's
+            return failed(job, ModelFailed(NOT_JSON), timing)
+    if issubclass(type(prediction), ServiceError):
+        with suppress(Exception):  # of the model's own class, its message may be anything
+            return failed(job, cast("ServiceError", prediction), timing)
+    log.warning(
+        "the model failed on an image",
+        extra={**_named(job), "reason": told(cast("Exception", prediction))[:MOST_LOGGED]},
+    )
+    return failed(job, ModelFailed("the model failed on this image"), timing)
 
 
 def failed(job: ClaimedJob, error: ServiceError, timing: Timing) -> Settlement:
@@ -76,11 +92,12 @@ def failed(job: ClaimedJob, error: ServiceError, timing: Timing) -> Settlement:
     return Settlement(job.uuid, job.api_id, "error", error_value(error, timing))
 
 
-def _late(job: ClaimedJob, waited_s: float) -> Settlement:
+def _late(job: ClaimedJob, waited_s: float, code: str = "") -> Settlement:
     """Give up a job whose time is over; where its last try failed for want of the model, that is what it says."""
     log.debug("a job's time was over before a model was free", extra=_named(job))
     late = "the job's time was over before a model was free"
-    error = from_code(job.last_code, "the model was not available in time") if job.last_code else DeadlineExceeded(late)
+    code = code or job.last_code
+    error = from_code(code, "the model was not available in time") if code else DeadlineExceeded(late)
     return Settlement(job.uuid, job.api_id, "late", error_value(error, Timing(job.queued_s + waited_s)))
 
 

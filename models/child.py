@@ -1,8 +1,9 @@
 """The process of a model that is the user's own code: `python -m models.child <socket> <which>`, by its batcher.
 
-which: JSON with what the settings of this model say of it: `model` and `scaling`.
+which: JSON with what the settings of this model say of it, `model` and `scaling`, and `parent`, the batcher's process.
 
-It serves one call after the other until the batcher closes the socket or dies. Signals are the batcher's business: a
+It serves one call after the other until the batcher closes the socket or dies; where it dies within a call, so does
+this process. Signals are the batcher's business: a
 Ctrl-C that reaches both must not cut the last batch.
 """
 
@@ -18,10 +19,12 @@ import numpy as np
 import orjson
 
 from config import load_settings
-from errors import ModelUnavailable, StartError
+from errors import ModelFailed, StartError, tame, text_of
 from logs import set_up_logging
-from models.frames import HEAD, Frame, of_predictions, read_batch
+from model_client import NO_LIST
+from models.frames import HEAD, Frame, of_error, of_predictions, read_batch
 from models.own_code import OwnCode, find
+from models.parent import end_with_parent
 from models.scaling import Scaling
 
 log = logging.getLogger("model")
@@ -36,15 +39,17 @@ def main() -> int:
     which = orjson.loads(sys.argv[2])
     scaling = Scaling(**which["scaling"])
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
+        end_with_parent(which["parent"], link)
         try:
             code = find(which["model"])
         except StartError as exc:
-            _write(stream, Frame.of(start_error=str(exc)))
+            _write(stream, Frame.of(start_error=text_of(exc)))
             return 1
         declared = code.declared.to_dict() if code.declared else None
         _write(stream, Frame.of(declared=declared, has_warm_up=code.warm_up is not None))
-        while (frame := _read(stream)) is not None:
+        while (frame := read_frame(stream)) is not None:
             _write(stream, _answer(code, scaling, frame))
+            del frame  # or its batch would be kept until the next one has been read
         if code.close is not None:
             code.close()
     return 0
@@ -56,16 +61,15 @@ def _answer(code: OwnCode, scaling: Scaling, frame: Frame) -> Frame:
         if frame.read()["call"] == "warm_up" and code.warm_up is not None:
             code.warm_up()
             return Frame.of()
-        batch = read_batch(frame)
-        rows = code.predict(scaling.apply(batch))
-        if not isinstance(rows, list | tuple | np.ndarray):
-            return Frame.of(error="the model must give a list of predictions, one an image")
+        rows = code.predict(scaling.apply(read_batch(frame)))
+        if isinstance(rows, np.ndarray):
+            rows = list(np.ascontiguousarray(rows))  # or orjson would refuse them
+        if not isinstance(rows, list | tuple):
+            raise ModelFailed(NO_LIST)  # noqa: TRY301  # as whatever else the model does wrong
         return of_predictions(list(rows))
-    except ModelUnavailable as exc:
-        return Frame.of(unavailable=exc.message)
     except BaseException as exc:  # what would end more than this call, as a panic of a Rust library
-        log.warning("a call failed", extra={"bytes": len(frame.body)}, exc_info=exc)
-        return Frame.of(error=f"{type(exc).__name__}: {exc}")
+        log.warning("a call failed", extra={"bytes": len(frame.body)}, exc_info=tame(exc))
+        return of_error(exc)
 
 
 def _write(stream: BufferedRWPair, frame: Frame) -> None:
@@ -73,16 +77,16 @@ def _write(stream: BufferedRWPair, frame: Frame) -> None:
     stream.flush()
 
 
-def _read(stream: BufferedRWPair) -> Frame | None:
-    """Return the next call; None where the batcher is gone."""
+def read_frame(stream: BufferedRWPair) -> Frame | None:
+    """Return the next call; None where the batcher is gone. Its body is writable, as a model's batch is everywhere."""
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:
         return None
-    words, body = HEAD.unpack(head)
-    content = stream.read(words + body)
-    if len(content) < words + body:
+    words_bytes, body_bytes = HEAD.unpack(head)
+    words, body = stream.read(words_bytes), bytearray(body_bytes)
+    if len(words) < words_bytes or stream.readinto(body) < body_bytes:
         return None
-    return Frame(content[:words], content[words:])
+    return Frame(words, body)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import ServiceError, StartError
+from errors import ServiceError, StartError, is_error, tame, told
 from inputs import ModelInput
 from models.scaling import Scaling
 
@@ -42,6 +42,7 @@ class InProcess:
     """
 
     in_process = True
+    process = None
 
     def __init__(
         self,
@@ -73,8 +74,8 @@ class InProcess:
         except (ServiceError, StartError):
             raise
         except Exception as exc:
-            log.exception("the model failed at its warm-up")
-            raise StartError(f"the model failed at its warm-up: {type(exc).__name__}: {exc}") from exc
+            log.error("the model failed at its warm-up", exc_info=tame(exc))  # noqa: TRY400  # it may not be told as it is
+            raise StartError(f"the model failed at its warm-up: {told(exc)}") from exc
 
     async def _try_out(self, size: int) -> None:
         count = len(await self.predict(np.zeros((size, *self.takes.shape), self.takes.dtype)))
@@ -122,6 +123,6 @@ def _contained(call: Callable[[], Returned]) -> Returned:
     try:
         return call()
     except BaseException as exc:  # what would end more than this call, as a panic of a Rust library would
-        if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+        if is_error(exc) and not issubclass(type(exc), StopIteration):
             raise
-        raise RuntimeError(f"the model raised {exc!r}") from exc
+        raise RuntimeError(f"the model raised {told(exc)}") from exc

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from config import Settings
-from errors import StartError
+from errors import StartError, tame, text_of
 from inputs import Accepts, ModelInput
 from models.choice import Choice
 from models.in_process import InProcess, Predict
-from models.own_process import OwnProcess
+from models.own_process import LEAST_RESTART_S, OwnProcess
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def open_model(settings: Settings) -> InProcess | OwnProcess:
     """
     choice = Choice.of(settings)
     if settings.python_runs_in == "process":
-        return OwnProcess(choice)
+        return OwnProcess(choice, least_restart_s=max(LEAST_RESTART_S, settings.model_timeout_s))
     found = find(settings.model)
     return InProcess(
         found.predict,
@@ -58,8 +58,8 @@ def find(path: str) -> OwnCode:
         found = getattr(importlib.import_module(module), name)
         model = found() if inspect.isclass(found) else found
     except Exception as exc:
-        log.debug("the model cannot be opened", exc_info=exc)
-        raise StartError(f"MICROBATCH_MODEL={path}: {exc}") from exc
+        log.debug("the model cannot be opened", exc_info=tame(exc))
+        raise StartError(f"MICROBATCH_MODEL={path}: {text_of(exc)}") from exc
     predict = getattr(model, "predict", model)
     if not callable(predict):
         raise StartError(f"MICROBATCH_MODEL={path}: must be a function or have a predict method")

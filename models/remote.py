@@ -62,6 +62,7 @@ class RemoteModel:
     """A model client, see model_client.py; what it takes is only known once it is warm."""
 
     in_process = False
+    process = None
 
     def __init__(self, server: ModelServer, dialect: Dialect, *, max_batch_size: int) -> None:
         self._server = server

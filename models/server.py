@@ -17,6 +17,9 @@ from inputs import ModelInput
 OK = 200
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 30.0
+LONGER_S = 0.25
+"""How much later than the time limit of a call a silent server is given up here: the batcher's own limit comes first,
+since of a call that is cut it can tell whether the server or an image is to blame."""
 LOGGED_CHARACTERS = 300
 
 _LOST_CONNECTION = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
@@ -57,8 +60,8 @@ class ModelServer:
 
         Raises StartError, naming the setting, where the address cannot be one.
         """
-        self._timeout_s = timeout_s
-        self._http = _open_http(url, setting, timeout_s)
+        self._timeout_s = timeout_s + LONGER_S
+        self._http = _open_http(url, setting, self._timeout_s)
 
     async def ask(
         self, method: str, path: str, *, content: bytes | None = None, headers: Mapping[str, str] | None = None

@@ -147,6 +147,57 @@ async def released_jobs_go_back_to_the_head_as_they_were(scene: Scene) -> None:
     assert (await scene.claim(n=1)).jobs[0].last_code == "model_unavailable"
 
 
+async def a_job_can_be_given_back_behind_all_others(scene: Scene) -> None:
+    first = await scene.take()
+    others = [job(), job()]
+    await scene.submit(request(*others))
+
+    assert await scene.release(first, "model_unavailable", kind="behind") == 1
+
+    again = await scene.claim(n=3)
+    assert [one.uuid for one in again.jobs] == [*(one.uuid for one in others), first.jobs[0].uuid]
+    assert (again.jobs[-1].last_code, again.suspect) == ("model_unavailable", False)
+    assert await scene.ask("HGET stats", "released") == b"1"
+
+
+async def jobs_of_a_model_that_was_ended_are_suspects_as_after_a_death(scene: Scene) -> None:
+    """They come back first, in groups of an eighth, then alone; the last of their deaths alone is one too many."""
+    claim = await scene.take(8)
+    await scene.submit(request(job()))
+    await scene.ask("DEL bell")
+    assert await scene.release(claim, "model_unavailable", kind="died") == 8
+    assert await scene.ask("LLEN bell") == 8
+
+    groups = [await scene.claim(n=32) for _ in range(2)]
+    assert [[one.uuid for one in group.jobs] for group in groups] == [
+        [one.uuid for one in claim.jobs[:4]],
+        [one.uuid for one in claim.jobs[4:]],
+    ]
+    assert all(group.suspect for group in groups)
+    assert await scene.release(groups[0], kind="died") == 4
+    for _ in range(2):
+        alone = await scene.claim(n=32, max_solo=2)
+        assert [(one.uuid, one.verdict) for one in alone.jobs] == [(claim.jobs[0].uuid, "run")]
+        assert await scene.release(alone, kind="died") == 1
+        assert await scene.release(alone, kind="died") == 0, "it is no longer held"
+    last = await scene.claim(n=32, max_solo=2)
+    assert [(one.uuid, one.verdict) for one in last.jobs] == [
+        (claim.jobs[0].uuid, "poison"),
+        (claim.jobs[1].uuid, "run"),
+    ]
+    assert await scene.ask("HGET stats", "died") == b"14"
+    assert await scene.ask("HGET stats", "released") is None
+
+
+async def whose_lease_has_ended_counts_no_second_death(scene: Scene) -> None:
+    late = await scene.take(crash=True)
+
+    assert await scene.release(late, kind="died") == await scene.release(late, kind="behind") == 0
+
+    assert (await scene.claim("other")).suspect
+    assert (await scene.ask("HGET meta", late.jobs[0].uuid)).split(b" ")[1] == b"1"
+
+
 async def an_error_is_told_as_one_and_only_the_dead_are_buried(scene: Scene) -> None:
     failed, dead = await scene.take(), await scene.take()
     await scene.fail(failed)

@@ -13,12 +13,12 @@ from errors import ModelFailed
 from jobs import JobQueue
 from records import Claim, Job, Settlement, Submission, Timing, Worker, error_value, prediction_value
 from tests.clock import let_pass
-from tests.queue_model import BATCH_SIZE, MAX_SOLO
+from tests.queue_model import BATCH_SIZE, MAX_SOLO, RETURNS
 
 LONG_S, SHORT_S = 60.0, 0.002
 """No lease, deadline or result of the long kind ends in a test."""
 
-Kind = Literal["ok", "error", "late", "dead", "release"]
+Kind = Literal["ok", "error", "late", "dead", "release", "behind", "died"]
 T = TypeVar("T")
 
 
@@ -124,6 +124,6 @@ class QueueDriver:
 
 
 def _value(kind: Kind, word: str) -> bytes:
-    if kind == "release":
+    if kind in RETURNS:
         return word.encode()
     return prediction_value(word, Timing()) if kind == "ok" else error_value(ModelFailed(word), Timing())

@@ -17,13 +17,15 @@ from records import Claim, Job, Progress, Result, Verdict
 
 BATCH_SIZE = 8
 MAX_SOLO = 2
+RETURNS = ("release", "behind", "died")
+"""Settlements after which a job is in line again."""
 
 
 @dataclass
 class Known:
     """What must be true of one job that was accepted.
 
-    fresh: never leased since it was accepted, so still in the order of arrival.
+    fresh: in the order of arrival: never leased since it was accepted, or since it went to the tail of the line.
     """
 
     job: Job
@@ -148,10 +150,15 @@ class QueueModel:
             return 0
         if kind != "ok" and not (one.claim_id == claim_id and not one.ended):
             return 0
+        if kind == "died":
+            one.deaths, one.solo = one.deaths + 1, one.solo + one.alone
         one.put_back()
-        if kind == "release":
+        if kind in RETURNS:
             one.code = said
-        elif kind != "late" or one.late:
+        if kind == "behind":
+            one.fresh = True
+            self.known[uuid] = self.known.pop(uuid)
+        elif kind not in RETURNS and (kind != "late" or one.late):
             one.state, one.said, one.right = "settled", said, kind == "ok"
         return 1
 

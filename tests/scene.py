@@ -18,6 +18,7 @@ from records import (
     Job,
     Progress,
     Result,
+    ReturnKind,
     Settlement,
     Submission,
     Timing,
@@ -92,8 +93,8 @@ class Scene(Line):
         settlements = [Settlement(one.uuid, "api", "late", value) for one in claim.jobs]
         return await self.queue.settle(claim.id, settlements, result_ttl_s=60, least_s=least_s)
 
-    async def release(self, claim: Claim, code: str = "") -> int:
-        settlements = [Settlement(one.uuid, "api", "release", code.encode()) for one in claim.jobs]
+    async def release(self, claim: Claim, code: str = "", *, kind: ReturnKind = "release") -> int:
+        settlements = [Settlement(one.uuid, "api", kind, code.encode()) for one in claim.jobs]
         return await self.queue.settle(claim.id, settlements, result_ttl_s=60)
 
     async def answer(self, claim: Claim, word: str, *, ttl_s: float = 60.0) -> int:

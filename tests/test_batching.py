@@ -65,7 +65,8 @@ def test_a_batch_is_all_that_has_one_shape_and_dtype(images: list[Image]) -> Non
 
     batches = group(line)
 
-    kinds = [(batch.images.shape[1:], batch.images.dtype) for batch in batches]
+    arrays = [batch.take(len(batch.jobs)) for batch in batches]
+    kinds = [(array.shape[1:], array.dtype) for array in arrays]
     assert len(kinds) == len(set(kinds))
     assert set(kinds) == {
         ((), np.dtype(object)) if isinstance(image, bytes) else (image.shape, image.dtype) for image in images
@@ -78,22 +79,41 @@ def test_image_files_are_one_batch_apart_from_tensors() -> None:
 
     of_files, of_tensors = group(line)
 
-    assert of_files.images.shape == (3,)
-    assert of_files.images.tolist() == files
-    assert of_tensors.images.shape == (1, 2, 2)
+    assert of_files.take(3).shape == (3,)
+    assert of_files.take(3).tolist() == files
+    assert of_tensors.take(1).shape == (1, 2, 2)
 
 
 def test_nothing_makes_no_batch() -> None:
     assert group([]) == []
 
 
-def test_a_batch_may_be_written_to_without_touching_the_payloads() -> None:
-    line = [claimed(np.ones((2, 2), np.uint8))]
+@given(lines, st.booleans())
+def test_each_call_gets_an_array_of_its_own_whatever_the_one_before_wrote_to_it(
+    images: list[Image],
+    prepared: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    line = [claimed(image) for image in images]
 
-    [batch] = group(line)
-    batch.images[:] = 0
+    for batch in group(line):
+        if prepared:
+            batch.prepare(len(batch.jobs))
+        for part in (batch, batch, batch.halves()[1], batch.part([0])):
+            array = part.take(len(part.jobs))
+            assert all(np.array_equal(row, image) for row, image in zip(array, part.images, strict=True))
+            array[:] = b"" if array.dtype == object else 0
 
-    assert np.array_equal(read_payload(line[0][0]), np.ones((2, 2)))
+    assert all(np.array_equal(read_payload(job), image) for (job, _), image in zip(line, images, strict=True))
+
+
+def test_what_was_prepared_is_given_away_once() -> None:
+    [batch] = group([claimed(np.ones((2, 2), np.uint8)), claimed(np.zeros((2, 2), np.uint8))])
+    batch.prepare(4)
+
+    first, second = batch.take(4), batch.take(4)
+
+    assert first.shape == second.shape == (4, 2, 2)
+    assert not np.shares_memory(first, second)
 
 
 def estimate(*batches_s: float, cap_s: float = 10.0) -> BatchEstimate:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from numpy.typing import NDArray
 
 from errors import InternalError
 from holding import Holding
 from jobs import JobQueue
+from metrics import Metrics
 from records import Claim, Progress, Result, Worker
 from tests import test_jobs
 from tests.fault_proxy import FaultProxy
@@ -85,20 +84,17 @@ async def test_who_leaves_gives_back_over_a_connection_that_is_cut(
 
 
 async def test_an_error_of_ours_fails_its_claim_and_the_worker_goes_on(scene: Scene) -> None:
-    class Unreadable(list[object]):
-        """Has its length, and fails when it is read."""
+    metrics = Metrics()
+    see = metrics.batch_s.see
 
-        def __iter__(self) -> Iterator[object]:
-            raise RuntimeError("no")
+    def fail_once(_value: float) -> None:
+        metrics.batch_s.see = see
+        raise RuntimeError("no")
 
-    class Odd(Model):
-        def predict(self, batch: NDArray[Any]) -> Sequence[object]:
-            answer = super().predict(batch)
-            return Unreadable(answer) if len(self.calls) == 1 else answer
-
+    metrics.batch_s.see = fail_once
     first, second, stopping = job(), job(), asyncio.Event()
     await scene.submit(request(first))
-    running = asyncio.create_task(batcher_of(scene.queue, Odd()).run(stopping))
+    running = asyncio.create_task(batcher_of(scene.queue, Model(), metrics=metrics).run(stopping))
     await until_depth(scene, 0)
     await scene.submit(request(second))
     await until_depth(scene, 0)

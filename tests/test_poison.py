@@ -29,10 +29,14 @@ class Model:
 
 
 class Nursery:
-    """Starts each batcher again that dies, as Compose or `make run` would."""
+    """Starts each batcher again that dies, as Compose or `make run` would.
 
-    def __init__(self, stack: Stack, **settings: str) -> None:
+    code: with which they end.
+    """
+
+    def __init__(self, stack: Stack, *, code: int = -signal.SIGKILL, **settings: str) -> None:
         self._stack = stack
+        self._code = code
         self._settings = settings
         self._batcher = stack.start_batcher(**settings)
         self.deaths = 0
@@ -40,7 +44,7 @@ class Nursery:
     async def keep(self) -> None:
         while True:
             if self._batcher.poll() is not None:
-                assert self._batcher.returncode == -signal.SIGKILL
+                assert self._batcher.returncode == self._code
                 self.deaths += 1
                 self._batcher = self._stack.start_batcher(**self._settings)
             await asyncio.sleep(0.02)

@@ -19,7 +19,7 @@ from jobs import SUBMIT_BYTES
 from records import Job, read_result
 from tests import test_jobs
 from tests.queue_driver import Kind, QueueDriver
-from tests.queue_model import BATCH_SIZE, QueueModel, said
+from tests.queue_model import BATCH_SIZE, RETURNS, QueueModel, said
 from tests.scale import LONG, SEED, times
 
 server = test_jobs.server
@@ -27,7 +27,7 @@ SERVERS = list(test_jobs.SERVERS)
 DEPTH = 10
 ALWAYS = {"stats", "dead", "workers", "idle"}
 
-kinds = st.sampled_from(["ok", "error", "late", "dead", "release"])
+kinds = st.sampled_from(["ok", "error", "late", "dead", *RETURNS])
 flag = st.booleans()
 pick = st.integers(0, 999)
 """Which of those there are, the latest first: modulo their number, so that what is drawn never depends on a reply."""
@@ -103,7 +103,10 @@ class Processes(RuleBasedStateMachine):
         """Settle what was once given: still held, long lost, or settled before."""
         claim_id = self._pick_claim(which)
         given = list(self.model.claims[claim_id])
-        words = self._settle(claim_id, sorted({given[job % len(given)] for job in jobs}), kind)
+        chosen = sorted({given[job % len(given)] for job in jobs})
+        words = self._settle(
+            claim_id, chosen[:1] if kind == "behind" else chosen, kind
+        )  # one goes to the tail at a time
 
         assert not lost or self.driver.settle(claim_id, kind, words) == 0
 

@@ -26,6 +26,7 @@ Models that misbehave, all of them `sum` beside:
     fail-N       every predict answers status N with a JSON error
     html-N       the same, as a proxy would: not JSON
     slow-S       answers after S seconds; drip-S: one byte at a time over S seconds
+    stuck-S      answers after S seconds where a row holds 255
     loading-K    LOADING for the first K status calls
     cut, drop    ends the connection in the middle of the answer, before the answer
     stale        ends the connection before the answer to its second request
@@ -47,7 +48,7 @@ PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
     r"(?P<verb>/metadata|:predict)?"
 )
-MISBEHAVING = re.compile(r"(?:fail|html|slow|drip|loading)-[\d.]+|cut|drop|stale|few|garbage")
+MISBEHAVING = re.compile(r"(?:fail|html|slow|stuck|drip|loading)-[\d.]+|cut|drop|stale|few|garbage")
 
 
 def read_path(path: str) -> tuple[str, str | None, str | None]:
@@ -87,7 +88,7 @@ class TFServingConnection(Connection):
             self.answer(200, metadata(name, model))
         else:
             self.note(content)
-            self.misbehave(name, b'{"predictions": [')
+            self.misbehave(name.replace("stuck", "slow") if b"255" in content else name, b'{"predictions": [')
             if not self.close_connection:
                 answer = predict(model, content)
                 if name == "few":
