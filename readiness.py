@@ -17,8 +17,6 @@ from records import Worker
 
 LOOK_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.1
-FRESH_S = 0.05
-"""Within this a look counts as one of now."""
 TELL_EVERY_S = 1.0
 """How long after a warning that Redis is away the next one may come."""
 RETRY_AFTER_S = 1.0
@@ -41,9 +39,11 @@ class Readiness:
         self._worker_timeout_s = worker_timeout_s
         self._override = override
         self._redis_trouble = "Redis has not been reached yet"
-        self._alive_at_s = self._coming_at_s = self._looked_at_s = self._told_at_s = -math.inf
+        self._alive_at_s = self._coming_at_s = self._redis_back_s = -math.inf
+        self._looked_at_s = self._told_at_s = -math.inf
         self._takes = override(None)
         self._look_now = asyncio.Event()
+        self._refreshing = asyncio.Lock()
         self.workers: tuple[Worker, ...] = ()
         self.stopping = False
         """Whether the process is to end: requests are served still, but should go elsewhere."""
@@ -87,12 +87,12 @@ class Readiness:
         """Look whether a request would also be answered soon.
 
         Raises Unavailable saying what is missing; also where the last batcher has just left, or the model server is
-        down, though jobs still wait for them.
+        down, though jobs still wait for them. A Redis that has just come back may have forgotten batchers that live.
         """
         if self.stopping:
             raise Unavailable("this api process is shutting down; ask another one", retry_after_s=RETRY_AFTER_S)
         self.require()
-        if not self.workers:
+        if not self.workers and time.monotonic() - self._redis_back_s > self._worker_timeout_s:
             raise Unavailable(NO_BATCHER, retry_after_s=RETRY_AFTER_S)
         if self.model_is_down:
             raise Unavailable(
@@ -139,9 +139,11 @@ class Readiness:
                 await asyncio.sleep(LOOK_AGAIN_S / 10)
 
     async def refresh(self) -> None:
-        """Look, unless that has just been done or Redis is known to be away: for who asks whether this is ready."""
-        if self.redis_is_up and time.monotonic() - self._looked_at_s > FRESH_S:
-            await self._look_and_note()
+        """Look, for who asks whether this is ready; those who ask while a look is on its way share the next one."""
+        asked_s = time.monotonic()
+        async with self._refreshing:
+            if self.redis_is_up and self._looked_at_s < asked_s:
+                await self._look_and_note()
 
     async def _look_and_note(self) -> None:
         try:
@@ -165,7 +167,7 @@ class Readiness:
             log.info("Redis is there", extra={"queue": self._queue.name})
             self._redis_trouble = ""
             if self._alive_at_s > 0:  # an emptied Redis has forgotten its workers: give them time to beat
-                self._alive_at_s = now_s
+                self._alive_at_s = self._redis_back_s = now_s
         self._take_in([worker for worker in workers if worker.silent_s <= self._worker_timeout_s], now_s)
 
     def _take_in(self, alive: list[Worker], now_s: float) -> None:
