@@ -8,7 +8,7 @@ key               type    content                                               
 :leases           ZSET    UUID -> end of lease, ms                                         max_queue_depth
 :meta             HASH    UUID -> submitted ms, deaths, deaths alone, alone now, claim id, api id, last error code
 :data             HASH    UUID -> payload (records.py)                                     depth x payload
-:result:<uuid>    STRING  result (records.py)                                              result_ttl_s
+:result:<uuid>    STRING  result (records.py); for 10 s that a job was cancelled           result_ttl_s
 :results          ZSET    UUID -> expiry of results nobody has collected                   max_results
 :claim:<id>       STRING  what this claim was given: UUIDs and verdicts                    60 s
 :bell             LIST    tokens that wake batchers; a lost one costs a wait, never a job  64
@@ -31,8 +31,11 @@ Round trips: submit 1, shared by the requests of one event-loop turn (more for p
 memory or knows no scripts); claim 1, from idle too (the bell and the script in one pipeline), and 1 more for payloads
 over 16 KB; settle 1 a batch; an answer 0, it rides in the bell.
 
-Every method raises RedisUnreachable where the reply did not come: the command may have been carried out all the same.
-Every script is safe to repeat, so that its caller may simply call again.
+Every method raises RedisAway: RedisUnreachable where the reply did not come, and the command may have been carried out
+all the same. Every script is safe to repeat, so that its caller may simply call again.
+
+A job's row in :meta that cannot be read counts as that of a job which has just been submitted, and rows of workers and
+processes that cannot be read go: what somebody writes over costs its own job a repeat at most.
 """
 
 from __future__ import annotations

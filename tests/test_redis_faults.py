@@ -166,6 +166,10 @@ async def test_a_stalled_redis_holds_nobody_past_the_deadline(stack: Stack, clie
     assert (await ask(client, 7)).status_code == 200
 
 
+async def is_answered(client: httpx.AsyncClient, place: str) -> bool:
+    return (await client.get(place)).status_code == 200
+
+
 async def calls_of_submit(redis: Redis) -> int:
     stats = await redis.info("commandstats")
     return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("exec",))
@@ -178,10 +182,16 @@ async def test_a_full_redis_refuses_new_jobs_and_finishes_the_old_ones(stack: St
     waiting = [asyncio.create_task(ask(client, number)) for number in range(100)]
     await until(lambda: has_submitted(redis, 100), 30)
 
+    headers = NPY | {"Prefer": "respond-async"}
+    kept = [await client.post("/predict", content=npy(np.ones((32, 32, 3), np.uint8)), headers=headers) for _ in "ab"]
+    await until(lambda: is_answered(client, kept[0].headers["location"]), 5)
+    await until(lambda: is_answered(client, kept[1].headers["location"]), 5)
     await redis.config_set("maxmemory", 1)
     before = await calls_of_submit(redis)
     refused = [await ask(client, 1) for _ in range(20)]
     tried = await calls_of_submit(redis) - before
+    collected = await client.get(kept[0].headers["location"])
+    deleted = await client.delete(kept[1].headers["location"])
     answers = await asyncio.gather(*waiting)
     await redis.config_set("maxmemory", 0)
 
@@ -190,6 +200,7 @@ async def test_a_full_redis_refuses_new_jobs_and_finishes_the_old_ones(stack: St
 
     assert {answer.status_code for answer in refused} == {503}
     assert {answer.json()["detail"].split(";")[0] for answer in refused} == {"Redis is out of memory"}
+    assert (collected.status_code, deleted.status_code) == (200, 204)
     assert tried <= 2, "one submission a second is tried, the others are refused at once"
     assert {answer.status_code for answer in answers} == {200}
     assert await until(served, 5) < 1.5
