@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupE
 """What reading a reply raises that cannot be the command's own."""
 
 Command = tuple[Any, ...]
+
+
+class Pieces(tuple[bytes | memoryview, ...]):
+    """One long argument of a command, in pieces that are sent without a copy; packing a short one costs less."""
+
+    __slots__ = ()
 
 
 class Wire:
@@ -113,7 +120,7 @@ class Wire:
         return last
 
     async def _send(self, commands: Sequence[Command], longer_s: float) -> list[Any]:
-        request = b"".join(map(hiredis.pack_command, commands))
+        request = packed(commands)
         limit_s = self._timeout_s + longer_s
         try:
             await self._take_turn(limit_s)
@@ -170,15 +177,19 @@ class _Line(asyncio.Protocol):
         self._heard_s = self._limit_s = 0.0
         self._transport.set_protocol(self)
 
-    async def exchange(self, request: bytes, count: int, limit_s: float) -> list[Any]:
+    async def exchange(self, request: Sequence[bytes | memoryview], count: int, limit_s: float) -> list[Any]:
         """Send commands; return so many replies.
 
+        request: the bytes to send, in pieces. Under uvloop the transport refers to them until they are sent.
         Raises OSError where they do not come, ProtocolError where they are none.
         """
         self._wanted, self._over, self._heard_s = count, self._loop.create_future(), self._loop.time()
         self._limit_s = limit_s
         self._look_at(self._heard_s + limit_s)
-        self._transport.write(request)
+        if len(request) == 1:
+            self._transport.write(request[0])
+        else:
+            self._transport.writelines(request)
         try:
             return await self._over
         except asyncio.CancelledError:  # what comes yet, the next one would take for its own
@@ -235,6 +246,27 @@ class _Line(asyncio.Protocol):
         self._connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001  # or it complains that nobody did
         if self._wanted and not self._over.done():
             self._over.set_exception(reason)
+
+
+def packed(commands: Sequence[Command]) -> list[bytes | memoryview]:
+    """Return commands as they are sent; the pieces of long arguments are not copied."""
+    if not any(Pieces in map(type, command) for command in commands):
+        return [b"".join(map(hiredis.pack_command, commands))]
+    return [piece for command in commands for piece in _pieces_of(command)]
+
+
+def _pieces_of(command: Command) -> list[bytes | memoryview]:
+    """Frame a command by RESP: `*<arguments>`, then each as `$<length>` and its bytes, all ended by CR LF."""
+    found: list[bytes | memoryview] = []
+    between = b"*%d\r\n" % len(command)
+    for are_pieces, arguments in groupby(command, lambda argument: type(argument) is Pieces):
+        if not are_pieces:
+            between += hiredis.pack_command(tuple(arguments)).partition(b"\r\n")[2]  # without its own count
+            continue
+        for pieces in arguments:
+            found += (between + b"$%d\r\n" % sum(map(len, pieces)), *pieces)
+            between = b"\r\n"
+    return [*found, between]
 
 
 def _require_success(reply: object) -> None:
