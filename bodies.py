@@ -23,6 +23,8 @@ from errors import BadRequest, BodyTimeout, InvalidImage, ServiceError, TooLarge
 Upload = bytes | NDArray[Any] | ServiceError
 """One image as it came: an image file, the tensor of a `.npy` body, or why it is neither."""
 
+BUFFER_BYTES = 256 * 1024
+"""What the server may have read of a connection beyond what it has handed over, while more is to come."""
 _JSON_FACTOR, _WIDE_JSON_FACTOR = 3, 6
 """What a JSON body, its text and its images take together, in bodies: where it holds more than ASCII, its characters
 may take four bytes each."""
@@ -90,7 +92,7 @@ async def _read_body(incoming: Incoming, max_body_bytes: int, hold: Callable[[in
         total += len(chunk)
         if total > max_body_bytes:
             raise _too_large(max_body_bytes)
-        hold(total)
+        hold(total + BUFFER_BYTES if more else total)
         if body is None and more:
             body = io.BytesIO()
         if body is not None:
