@@ -21,6 +21,7 @@ from PIL.ExifTags import Base
 
 import ink
 import pixel_memory
+import tiff_header
 from errors import InvalidImage, TooLarge, UnsupportedMediaType
 from inputs import Fit, ModelInput
 from pixels import Target, flatten
@@ -31,6 +32,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_SCANS = 100
 """Scans of a JPEG, each of which costs a pass over all its pixels; a usual progressive one has ten."""
+MAX_STRIPS = 65_536
+"""Strips or tiles of a TIFF: Pillow makes some 400 bytes of each before it is known what the image takes."""
 _PIECE_BYTES = 1024 * 1024
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
@@ -131,6 +134,8 @@ def decode(
 def _open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> tuple[ImageFile.ImageFile, int]:
     """Read the header only: format and pixels are judged before anything is decoded; return a JPEG's scans, too."""
     Image.MAX_IMAGE_PIXELS = max_pixels
+    if tiff_header.longest_list(data) > MAX_STRIPS:
+        raise InvalidImage("The TIFF is in too many strips: save it again.")
     try:
         with _pillow(max_pixels):
             image = Image.open(io.BytesIO(data), formats=formats)
