@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from access import REQUEST_ID, begin, tell
 from answers import problem
-from asgi import Answer, Incoming
+from asgi import Answer, Incoming, forget_body
 from config import Settings
 from docs import IDEMPOTENCY_KEY, PREDICTIONS, PREFER, PROBLEM, REQUEST_BODY, X_REQUEST_ID, add_docs
 from draining import Draining
@@ -31,7 +31,7 @@ from fronts import own
 from fronts.choice import front_of, path_of
 from fronts.failures import answered, service_error
 from logs import set_up_logging
-from memory import calm_collector
+from memory import calm_collector, give_back_large_blocks
 from model_set import load_models
 from news import News
 from service import Service
@@ -69,6 +69,7 @@ class Api(FastAPI):
         else:
             scope[INCOMING] = incoming = Incoming(scope, receive)
             await super().__call__(scope, receive, _with_id(incoming, send))
+            forget_body(getattr(send, "__self__", None))
 
 
 def create_app(models: Mapping[str, Settings]) -> FastAPI:
@@ -81,6 +82,7 @@ def create_app(models: Mapping[str, Settings]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        give_back_large_blocks()
         app.state.services = services = Services(models, open_tracing)
         server = _running_server()
         draining = _set_up_server(server, of_the_process, services) if server else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -11,10 +12,14 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from budget import Share
 from errors import ServiceError
 from ids import SAFE_ID, new_uuid
 from metrics import Metrics
 from tracing import RequestTrace
+
+LONG_BYTES = 64 * 1024
+"""Of an answer: from here on it is written without a copy, and counted until it is sent."""
 
 
 class Incoming:
@@ -82,6 +87,7 @@ class Answer(Response):
     """A response whose headers are ready to be sent: names in lower case. error: the one that it tells of."""
 
     error: ServiceError | None = None
+    _held: Share | None = None
 
     def __init__(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.status_code = status
@@ -89,11 +95,17 @@ class Answer(Response):
         self.background = None
         self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
 
+    def hold_until_sent(self, share: Share) -> None:
+        """Have a long body counted until the client has taken it; a short one fits into the connection's buffers."""
+        if len(self.body) > LONG_BYTES:
+            self._held = share.pass_on(len(self.body))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, under uvicorn in one write: head and body by themselves cost each side a system call more."""
         cycle = getattr(send, "__self__", None)
         if type(cycle) is not RequestResponseCycle:
-            await super().__call__(scope, receive, send)
+            with self._held or nullcontext():
+                await super().__call__(scope, receive, send)
             return
         together = _Together(cycle.transport)
         cycle.transport = together  # type: ignore[assignment]  # it does what is asked of one meanwhile
@@ -102,10 +114,20 @@ class Answer(Response):
         finally:
             together.flush()
             cycle.transport = together.transport
+            forget_body(cycle)
+        if self._held is not None:
+            with self._held:
+                await cycle.flow.drain()
 
     def add(self, name: bytes, value: str) -> None:
         """Add a header."""
         self.raw_headers.append((name, value.encode("latin-1")))
+
+
+def forget_body(cycle: object) -> None:
+    """Drop what uvicorn has read of a body that nobody wants: a connection keeps it until its next request."""
+    if type(cycle) is RequestResponseCycle and cycle.body:
+        cycle.body.clear()
 
 
 class _Together:
@@ -124,8 +146,11 @@ class _Together:
     def flush(self) -> None:
         """Write what is kept."""
         if self._parts:
-            self.transport.write(b"".join(self._parts))
-            self._parts.clear()
+            if len(self._parts[-1]) > LONG_BYTES:
+                self.transport.writelines(self._parts)
+            else:
+                self.transport.write(b"".join(self._parts))
+            self._parts = []
 
     def close(self) -> None:
         """Write, then close."""

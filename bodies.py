@@ -14,24 +14,50 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from asgi import Incoming
-from errors import BadRequest, BodyTimeout, TooLarge, UnsupportedMediaType
+from errors import BadRequest, BodyTimeout, InvalidImage, ServiceError, TooLarge, UnsupportedMediaType
 
-Upload = bytes | NDArray[Any]
-"""One image as it came: an image file, or the tensor of a `.npy` body."""
+Upload = bytes | NDArray[Any] | ServiceError
+"""One image as it came: an image file, the tensor of a `.npy` body, or why it is neither."""
+
+BUFFER_BYTES = 256 * 1024
+"""What the server may have read of a connection beyond what it has handed over, while more is to come."""
+_JSON_FACTOR, _WIDE_JSON_FACTOR = 3, 6
+"""What a JSON body, its text and its images take together, in bodies: where it holds more than ASCII, its characters
+may take four bytes each."""
 
 ACCEPTED = "image/*, application/octet-stream, multipart/form-data, application/json or application/x-npy"
 MAX_NPY_HEADER_BYTES = 1024
 
 
 class _InMemoryParser(MultiPartParser):
-    """Keeps parts in memory: the body's limit bounds them, and a temporary file would cost a thread hop."""
+    """Keeps the content of file parts in memory, each copied once, and that of other parts not at all.
 
-    spool_max_size = 0  # SpooledTemporaryFile: never roll over
+    contents: of the file parts, in their order. The body's limit bounds them; a temporary file would cost more.
+    """
+
     ended = False
+
+    def __init__(self, content_type: str, stream: AsyncGenerator[bytes, None], *, max_images: int) -> None:
+        headers = Headers({"content-type": content_type})
+        super().__init__(headers, stream, max_files=max_images + 1, max_fields=max_images)
+        self.contents: list[bytes] = []
+        self._pieces: list[bytes] = []
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Take a piece of a file."""
+        if self._current_part.file is not None:
+            self._pieces.append(data[start:end])
+
+    def on_part_end(self) -> None:
+        """Take a file as whole."""
+        if self._current_part.file is not None:
+            self.contents.append(b"".join(self._pieces))
+            self._pieces.clear()
+        super().on_part_end()
 
     def on_end(self) -> None:
         """Note the last boundary."""
@@ -59,22 +85,35 @@ async def read_body(
 
 
 async def _read_body(incoming: Incoming, max_body_bytes: int, hold: Callable[[int], None]) -> bytes:
-    chunks, total, more = [], 0, True
+    total, more, body = 0, True, None
     while more:
         message = await incoming.receive()
         chunk, more = message.get("body", b""), message.get("more_body", False)
         total += len(chunk)
         if total > max_body_bytes:
             raise _too_large(max_body_bytes)
-        hold(total)
-        chunks.append(chunk)
+        hold(total + BUFFER_BYTES if more else total)
+        if body is None and more:
+            body = io.BytesIO()
+        if body is not None:
+            body.write(chunk)
     incoming.body_bytes = total
-    return b"".join(chunks)
+    return chunk if body is None else body.getvalue()  # which hands over what it holds, without a copy
 
 
-async def split_body(content_type: str, body: bytes, *, max_images: int) -> list[Upload]:
+def size_bytes(upload: Upload) -> int:
+    """Return what an upload holds."""
+    if isinstance(upload, bytes):
+        return len(upload)
+    return upload.nbytes if isinstance(upload, np.ndarray) else 0
+
+
+async def split_body(
+    content_type: str, body: bytes, *, max_images: int, hold: Callable[[int], None] = lambda _: None
+) -> list[Upload]:
     """Return the images of a body, in the order sent, none of them looked at yet.
 
+    hold: is told how many bytes that takes with the body, before it does, and may refuse.
     Raises BadRequest, TooLarge for too many images, UnsupportedMediaType.
     """
     kind = content_type.partition(";")[0].strip().lower()
@@ -83,8 +122,10 @@ async def split_body(content_type: str, body: bytes, *, max_images: int) -> list
     elif kind == "application/x-npy":
         uploads = [read_npy(body)]
     elif kind == "application/json":
+        hold(len(body) * (_WIDE_JSON_FACTOR if b"\\u" in body or not body.isascii() else _JSON_FACTOR))
         uploads = _instances(body, max_images)
     elif kind == "multipart/form-data":
+        hold(2 * len(body))
         uploads = await _file_parts(content_type, body, max_images)
     else:
         raise UnsupportedMediaType(f"Content-Type {kind[:80] or 'is missing'}: send {ACCEPTED}")
@@ -154,14 +195,14 @@ def _instances(body: bytes, max_images: int) -> list[Upload]:
     return [_from_base64(number, instance) for number, instance in enumerate(instances)]
 
 
-def _from_base64(number: int, instance: object) -> bytes:
+def _from_base64(number: int, instance: object) -> bytes | InvalidImage:
     text = instance.get("b64") if isinstance(instance, dict) else None
     if not isinstance(text, str):
         raise BadRequest(f'instances[{number}] must be {{"b64": "<image file in base64>"}}')
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as exc:  # also what is not ASCII
-        raise BadRequest(f"instances[{number}].b64 is not base64") from exc
+    except ValueError:  # also what is not ASCII
+        return InvalidImage(f"instances[{number}].b64 is not base64")
 
 
 async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[Upload]:
@@ -175,23 +216,14 @@ async def _file_parts(content_type: str, body: bytes, max_images: int) -> list[U
         if not parser.ended:  # or a body cut short would lose its last images in silence
             raise MultiPartException("the last boundary is missing")
 
-    parser = _InMemoryParser(
-        Headers({"content-type": content_type}),
-        stream(),
-        max_files=max_images + 1,
-        max_fields=max_images,
-        max_part_size=len(body),
-    )
+    parser = _InMemoryParser(content_type, stream(), max_images=max_images)
     try:
-        form = await parser.parse()
+        await (await parser.parse()).close()
     except (MultiPartException, ValueError) as exc:  # ValueError: a charset that cannot decode the names
         if "Too many files" in str(exc):
             raise _too_many(max_images) from exc
         raise BadRequest("the multipart body cannot be read; send each image as a file part") from exc
-    try:
-        return [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
-    finally:
-        await form.close()
+    return list(parser.contents)
 
 
 def _too_large(max_body_bytes: int) -> TooLarge:

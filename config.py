@@ -75,7 +75,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1, description="The longest request body.")
     body_timeout_s: Seconds = Field(30.0, description="How long a request body may take to arrive.")
     max_held_bytes: int = Field(
-        512 * 1024 * 1024, ge=1, description="What one api process holds of all its requests before it refuses more."
+        512 * 1024 * 1024,
+        ge=1,
+        description="The memory that one api process takes for all its requests, decoding included: beyond it they are "
+        "refused. With what it takes when idle and 150 MB it is the most that the process takes; only what connections "
+        "send before they are looked at, up to 256 KB each, and predictions come on top.",
     )
     max_pixels: int = Field(25_000_000, ge=1, description="The most pixels of one image, looked at before decoding.")
     max_images_per_request: int = Field(64, ge=1, le=1024, description="The most images in one request.")

@@ -6,24 +6,35 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from os import cpu_count
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 import images
-from errors import ServiceError
+from budget import DecodingRoom
+from errors import ServiceError, without_frames
 from inputs import ModelInput
 
 Done = TypeVar("Done")
+Reserve = Callable[[int], None]
 
 
 class Threads:
-    """The threads that a process decodes on, for however many models; count: 0: one a core."""
+    """The threads that a process decodes on, for however many models.
 
-    def __init__(self, count: int) -> None:
+    count: 0: one a core. room: what they may take of the process's memory; None: whatever it takes.
+    """
+
+    def __init__(self, count: int, room: DecodingRoom | None = None) -> None:
+        self._room = room
         self.count = count or cpu_count() or 1
         self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="decode")
+
+    def enter_room(self) -> AbstractContextManager[Reserve]:
+        """Return the context in which a thread decodes one image, see DecodingRoom."""
+        return self._room.enter() if self._room else nullcontext(lambda _size_bytes: None)
 
     def close(self) -> None:
         """End them."""
@@ -44,15 +55,17 @@ class Decoder:
 
     async def decode(self, files: Sequence[bytes], takes: ModelInput) -> list[NDArray[Any] | ServiceError]:
         """Return each file's tensor as the model takes it, or what is wrong with the file."""
-        return await self._each(
-            files, lambda file: images.decode(file, takes=takes, formats=self._formats, max_pixels=self._max_pixels)
-        )
+
+        def decoded(file: bytes, reserve: Reserve) -> NDArray[Any]:
+            return images.decode(file, takes=takes, formats=self._formats, max_pixels=self._max_pixels, reserve=reserve)
+
+        return await self._each(files, decoded)
 
     async def check(self, files: Sequence[bytes]) -> list[bytes | ServiceError]:
         """Return each file, looked through, or what is wrong with it."""
 
-        def checked(file: bytes) -> bytes:
-            images.check(file, formats=self._formats, max_pixels=self._max_pixels)
+        def checked(file: bytes, reserve: Reserve) -> bytes:
+            images.check(file, formats=self._formats, max_pixels=self._max_pixels, reserve=reserve)
             return file
 
         return await self._each(files, checked)
@@ -65,7 +78,7 @@ class Decoder:
             return exc
         return file
 
-    async def _each(self, files: Sequence[bytes], work: Callable[[bytes], Done]) -> list[Done | ServiceError]:
+    async def _each(self, files: Sequence[bytes], work: Callable[[bytes, Reserve], Done]) -> list[Done | ServiceError]:
         """Do it with each file, in as many threads as it takes; what has not begun when cancelled is not begun."""
         todo = deque(enumerate(files))
         done: dict[int, Done | ServiceError] = {}
@@ -76,7 +89,8 @@ class Decoder:
                     place, file = todo.popleft()
                 except IndexError:
                     return
-                done[place] = _attempt(work, file)
+                with self._threads.enter_room() as reserve:
+                    done[place] = _attempt(work, file, reserve)
 
         run, pool = asyncio.get_running_loop().run_in_executor, self._threads.pool
         try:
@@ -86,8 +100,8 @@ class Decoder:
         return [done[place] for place in range(len(files))]
 
 
-def _attempt(work: Callable[[bytes], Done], file: bytes) -> Done | ServiceError:
+def _attempt(work: Callable[[bytes, Reserve], Done], file: bytes, reserve: Reserve) -> Done | ServiceError:
     try:
-        return work(file)
+        return work(file, reserve)
     except ServiceError as exc:
-        return exc
+        return without_frames(exc)  # which hold the image as far as it was decoded

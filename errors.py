@@ -34,6 +34,7 @@ holds payload bytes, addresses or tracebacks. What only an operator needs goes t
 from __future__ import annotations
 
 import re
+from traceback import clear_frames
 from typing import ClassVar, TypeGuard, TypeVar
 
 AnyError = TypeVar("AnyError", bound=BaseException)
@@ -49,6 +50,28 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+
+
+MOST_CAUSES = 16
+Raised = TypeVar("Raised", bound=BaseException)
+
+
+def without_frames(error: Raised) -> Raised:
+    """Return an error without what the frames that it came through refer to, such as bodies and images.
+
+    Where such a frame refers to the error in turn, all of that would live until the garbage collector runs: seldom.
+    The traceback of a bug stays, for the log.
+    """
+    is_bug = isinstance(error, InternalError) or not isinstance(error, ServiceError)
+    at: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        if at is None:
+            break
+        clear_frames(at.__traceback__)
+        if not is_bug:
+            at.__traceback__ = None
+        at = at.__cause__ or at.__context__
+    return error
 
 
 class BadRequest(ServiceError):

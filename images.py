@@ -10,7 +10,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 import ink
+import pixel_memory
+import tiff_header
 from errors import InvalidImage, TooLarge, UnsupportedMediaType
 from inputs import Fit, ModelInput
 from pixels import Target, flatten
@@ -30,6 +32,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_SCANS = 100
 """Scans of a JPEG, each of which costs a pass over all its pixels; a usual progressive one has ten."""
+MAX_STRIPS = 65_536
+"""Strips or tiles of a TIFF: Pillow makes some 400 bytes of each before it is known what the image takes."""
+_PIECE_BYTES = 1024 * 1024
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -61,14 +66,20 @@ _TURNS = {
 }
 
 
-def check(data: bytes, *, formats: tuple[str, ...], max_pixels: int) -> None:
+def check(
+    data: bytes, *, formats: tuple[str, ...], max_pixels: int, reserve: Callable[[int], None] = lambda _: None
+) -> None:
     """Look through an encoded image that a model will decode itself.
 
-    Raises UnsupportedMediaType, TooLarge or InvalidImage.
+    reserve: is told what that takes before it is allocated, and may wait or refuse.
+    Raises UnsupportedMediaType, TooLarge or InvalidImage, and what `reserve` raises.
     """
-    image = _open(data, formats, max_pixels)
+    image, scans = _open(data, formats, max_pixels)
     with _pillow(max_pixels):
+        beside = _beside(image, scans)
         image.draft("L", (1, 1))  # a JPEG is read to its end at an eighth of its size
+    reserve(pixel_memory.to_check(image, beside))
+    with _pillow(max_pixels):
         image.load()
 
 
@@ -88,27 +99,43 @@ def require_format(data: bytes, formats: tuple[str, ...]) -> None:
         raise UnsupportedMediaType(f"No image of an accepted format: send {_either(formats)}.")
 
 
-def decode(data: bytes, *, takes: ModelInput, formats: tuple[str, ...], max_pixels: int) -> NDArray[Any]:
+def decode(
+    data: bytes,
+    *,
+    takes: ModelInput,
+    formats: tuple[str, ...],
+    max_pixels: int,
+    reserve: Callable[[int], None] = lambda _: None,
+) -> NDArray[Any]:
     """Decode an image and bring it to what a model takes.
 
     Returns a C-contiguous array of exactly takes.shape and takes.dtype, its values 0..255: grey for (height, width)
     and (height, width, 1), RGB for (height, width, 3). Of several frames or pages it is the first.
-    Raises UnsupportedMediaType, TooLarge or InvalidImage.
+    reserve: is told what that takes before it is allocated, and may wait or refuse.
+    Raises UnsupportedMediaType, TooLarge or InvalidImage, and what `reserve` raises.
     """
     if not takes.takes_images:
         raise UnsupportedMediaType("This model takes tensors only: send one as .npy (application/x-npy).")
     height, width = takes.shape[:2]
     mode: Target = "RGB" if takes.shape[2:] == (3,) else "L"
-    file = _open(data, formats, max_pixels)
+    image, scans = _open(data, formats, max_pixels)
     with _pillow(max_pixels):
-        image = _load(file, mode, ink.WORK_SIDE if takes.fit == "ink" else max(height, width))
-    fitted = _fit(image, (width, height), takes.fit)
+        beside = _beside(image, scans)
+        _draft(image, mode, ink.WORK_SIDE if takes.fit == "ink" else max(height, width))
+    reserve(pixel_memory.to_decode(image, beside, takes, mode))
+    with _pillow(max_pixels):
+        flat = _load(image, mode)
+    fitted = _fit(flat, (width, height), takes.fit)
+    if fitted is not flat:
+        flat.close()
     return np.asarray(fitted).astype(takes.dtype).reshape(takes.shape)
 
 
-def _open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header only: format and pixels are judged before anything is decoded."""
+def _open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> tuple[ImageFile.ImageFile, int]:
+    """Read the header only: format and pixels are judged before anything is decoded; return a JPEG's scans, too."""
     Image.MAX_IMAGE_PIXELS = max_pixels
+    if tiff_header.longest_list(data) > MAX_STRIPS:
+        raise InvalidImage("The TIFF is in too many strips: save it again.")
     try:
         with _pillow(max_pixels):
             image = Image.open(io.BytesIO(data), formats=formats)
@@ -118,15 +145,28 @@ def _open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> ImageFile.I
         raise
     if max(image.width * image.height, _tile_pixels(image)) > max_pixels:
         raise _too_large(max_pixels)
-    if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
+    scans = _scans(data, image) if image.format in ("JPEG", "MPO") else 1
+    if scans > MAX_SCANS:
         raise InvalidImage("The JPEG has too many scans: save it again.")
-    return image
+    return image, scans
 
 
-def _scans(data: bytes) -> int:
-    """Count a JPEG's starts of scans (FF DA), in a quarter of the time that `bytes.count` takes."""
-    each = np.frombuffer(data, np.uint8)
-    return int(np.count_nonzero((each[:-1] == 0xFF) & (each[1:] == 0xDA)))
+def _scans(data: bytes, image: ImageFile.ImageFile) -> int:
+    """Count a JPEG's starts of scans (FF DA), in a quarter of the time that `bytes.count` takes.
+
+    Pillow has read up to the first one: before it there may be those of a thumbnail. An MPO has several images.
+    """
+    start = image.fp.tell() if image.format == "JPEG" and image.fp else 0
+    each, found = np.frombuffer(data, np.uint8)[start:], 1 if start else 0
+    for start in range(0, len(each), _PIECE_BYTES):
+        piece = each[start : start + _PIECE_BYTES + 1]
+        found += int(np.count_nonzero((piece[:-1] == 0xFF) & (piece[1:] == 0xDA)))
+    return found
+
+
+def _beside(image: ImageFile.ImageFile, scans: int) -> int:
+    """Return the bytes that a decoder holds beside the image."""
+    return pixel_memory.of_decoder(image, max(image.width * image.height, _tile_pixels(image)), scans=scans)
 
 
 def _tile_pixels(image: ImageFile.ImageFile) -> int:
@@ -151,16 +191,26 @@ def _either(names: tuple[str, ...]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _load(image: Image.Image, mode: Target, side: int) -> Image.Image:
-    """Decode, turn as EXIF says, and flatten to 8-bit grey or RGB.
+def _draft(image: Image.Image, mode: Target, side: int) -> None:
+    """Have a JPEG decoded at as little as twice the target's side: large photos are cheap then.
 
-    side: of the target; a JPEG is decoded at as little as twice that, which makes large photos cheap and leaves the
-    resizing enough to average.
+    That leaves the resizing enough to average.
     """
     image.draft("L" if mode == "L" else None, (2 * side, 2 * side))
+
+
+def _load(image: Image.Image, mode: Target) -> Image.Image:
+    """Decode, flatten to 8-bit grey or RGB, and turn as EXIF says; of each step only the result is kept."""
     image.load()
     turn = _TURNS.get(_orientation(image))
-    return flatten(image if turn is None else image.transpose(turn), mode)
+    flat = flatten(image, mode)
+    if flat is not image:
+        image.close()
+    if turn is None:
+        return flat
+    turned = flat.transpose(turn)
+    flat.close()
+    return turned
 
 
 def _orientation(image: Image.Image) -> int:

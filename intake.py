@@ -1,4 +1,7 @@
-"""Uploads → jobs: images decoded or on their way to be, tensors checked, each to exactly what the model takes."""
+"""Uploads → jobs: images decoded or on their way to be, tensors checked, each to exactly what the model takes.
+
+A job refers to its upload where that goes as it came; nothing is copied.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bodies import Upload
+from bodies import Upload, size_bytes
 from decoding import Decoder
 from errors import InvalidImage, ServiceError
 from inputs import ModelInput
-from records import Job, encoded_payload, tensor_payload
+from records import Job, encoded_job, tensor_job
 
 
 class Intake:
@@ -28,6 +31,21 @@ class Intake:
         """Return whether an upload is decoded, or looked through, here."""
         here = self._near or takes.accepts == "encoded" or not takes.takes_images
         return isinstance(upload, bytes) and (here or len(upload) >= takes.size_bytes)
+
+    def bytes_of(self, uploads: Sequence[Upload], takes: ModelInput) -> int:
+        """Return what uploads hold, with the tensors that will be made of them here."""
+        total = 0
+        for one in uploads:
+            total += size_bytes(one)
+            if takes.accepts == "tensor" and self._makes_tensor(one, takes):
+                total += takes.size_bytes
+        return total
+
+    def _makes_tensor(self, upload: Upload, takes: ModelInput) -> bool:
+        """Return whether a tensor is made of it: of a file that is decoded here, or of one with another byte order."""
+        if isinstance(upload, np.ndarray):
+            return not (upload.flags.c_contiguous and upload.dtype.isnative)
+        return self.takes_time(upload, takes)
 
     async def prepare(
         self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput, *, context: str = ""
@@ -54,9 +72,9 @@ def _job(image: Upload | ServiceError, uuid: str, takes: ModelInput, context: st
     if isinstance(image, ServiceError):
         return image
     if isinstance(image, bytes):
-        return Job(uuid, encoded_payload(uuid, image, context))
+        return encoded_job(uuid, image, context)
     if takes.accepts == "encoded":
         return InvalidImage("this model takes image files, not tensors")
     if image.shape != takes.shape or (image.dtype != takes.dtype and image.dtype.newbyteorder("=") != takes.dtype):
         return InvalidImage(f"the tensor is {image.dtype} {image.shape}; this model takes {takes.dtype} {takes.shape}")
-    return Job(uuid, tensor_payload(uuid, np.ascontiguousarray(image, dtype=takes.dtype), context))
+    return tensor_job(uuid, np.ascontiguousarray(image, dtype=takes.dtype), context)

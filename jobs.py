@@ -58,6 +58,7 @@ from records import (
     Claim,
     ClaimedJob,
     DeadLetter,
+    Job,
     Progress,
     Result,
     Settlement,
@@ -68,7 +69,7 @@ from records import (
     read_dead_letter,
     read_result,
 )
-from wire import NONSENSE, Wire
+from wire import NONSENSE, Pieces, Wire
 
 log = logging.getLogger(__name__)
 
@@ -169,9 +170,9 @@ class JobQueue:
         jobs = [job for submission in submissions for job in submission.jobs]
         keys = [self._result_key(job.uuid) for job in jobs]
         head = [max_queue_depth, max_results, max_batch_size, batch_s * 1000, workers, api_id, arriving]
-        longer_s = sum(len(job.payload) for job in jobs) / SLOWEST_BYTES_S
+        longer_s = sum(job.size_bytes for job in jobs) / SLOWEST_BYTES_S
         reply = None
-        if beside := [part for job in jobs if len(job.payload) > SUBMIT_BYTES for part in (job.uuid, job.payload)]:
+        if beside := [part for job in jobs if job.size_bytes > SUBMIT_BYTES for part in (job.uuid, _payload(job))]:
             put, keys_ = ("HSET", self._data, *beside), [*self._keys, *keys]
             arguments = head + _arguments(submissions, longest=SUBMIT_BYTES)
             reply = await self._wire.run_in_transaction(put, "submit", keys_, arguments, longer_s=longer_s)
@@ -416,7 +417,7 @@ def _arguments(submissions: Sequence[Submission], *, longest: float = math.inf) 
     for number, submission in enumerate(submissions):
         remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
         for job in submission.jobs:
-            arguments += (number, job.uuid, job.payload if len(job.payload) <= longest else "", remaining_ms, kept)
+            arguments += (number, job.uuid, _payload(job) if job.size_bytes <= longest else "", remaining_ms, kept)
     return arguments
 
 
@@ -433,6 +434,11 @@ def _admission(words: Sequence[bytes]) -> Admission:
     if not {b"OK", b"DUP"}.issuperset(words):
         raise ValueError("no word of SUBMIT")
     return Admission("accepted")
+
+
+def _payload(job: Job) -> bytes | Pieces:
+    """Return a payload as an argument; one that is in two pieces is sent so, without a copy."""
+    return Pieces((job.start, job.rest)) if job.rest else job.start
 
 
 def _claimed(row: Sequence[Any], payload: bytes) -> ClaimedJob:

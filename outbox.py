@@ -19,6 +19,8 @@ TRY_EVERY_S = 1.0
 """How often one submission is tried while Redis is out of memory; the others are refused at once."""
 COLLECT_S = 0.02
 """How long answered results gather before one call removes them all."""
+FLIGHT_BYTES = 16 * 1024 * 1024
+"""The longest call of several requests: what is packed for it is a copy, and what comes meanwhile waits for it."""
 
 
 @dataclass(slots=True)
@@ -186,10 +188,11 @@ class Outbox:
 
     def _next_flight(self) -> list[_Posted]:
         self._to_submit = [posted for posted in self._to_submit if not posted.over.done()]
-        jobs = count = 0
+        jobs = count = size_bytes = 0
         for posted in self._to_submit:
             jobs += len(posted.submission.jobs)
-            if jobs > MAX_JOBS_PER_CALL:
+            size_bytes += posted.submission.size_bytes
+            if jobs > MAX_JOBS_PER_CALL or (count and size_bytes > FLIGHT_BYTES):
                 break
             count += 1
         flight, self._to_submit = self._to_submit[:count], self._to_submit[count:]

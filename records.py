@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from errors import InternalError, ServiceError, from_code
 from inputs import ModelInput
 
+LONG_BYTES = 16 * 1024
+"""From here on a payload is not copied: of a shorter one the copy costs less than two pieces."""
+
 Verdict = Literal["run", "expired", "poison"]
 ReturnKind = Literal["release", "behind", "died"]
 """How a job goes back in line: to its head, to its tail, to its head from a model that had to be ended."""
@@ -29,10 +32,24 @@ WorkerState = Literal["warming", "idle", "busy", "breaker_open", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image in the queue: its UUID and its payload as bytes."""
+    """One image in the queue: its UUID and its payload, which is `start` and then `rest`.
+
+    rest: the image as it came, or the tensor's bytes: a payload of one piece would be a copy of each.
+    """
 
     uuid: str
-    payload: bytes
+    start: bytes
+    rest: bytes | memoryview = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the payload is."""
+        return len(self.start) + len(self.rest)
+
+    @property
+    def payload(self) -> bytes:
+        """The payload in one piece."""
+        return b"".join((self.start, self.rest)) if self.rest else self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,11 @@ class Submission:
     jobs: tuple[Job, ...]
     remaining_s: float
     kept: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the payloads are together."""
+        return sum([job.size_bytes for job in self.jobs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +246,17 @@ class Worker:
         )
 
 
+def tensor_job(uuid: str, tensor: NDArray[Any], context: str = "") -> Job:
+    """Return the job of a C-contiguous tensor, which it refers to where that is long; context: of its trace."""
+    start = (uuid.encode(), _tensor_header(tensor.dtype, tensor.shape), _end(context))
+    if tensor.nbytes < LONG_BYTES:
+        return Job(uuid, b"".join((*start, tensor.data)))
+    return Job(uuid, b"".join(start), tensor.reshape(-1).view(np.uint8).data)
+
+
 def tensor_payload(uuid: str, tensor: NDArray[Any], context: str = "") -> bytes:
-    """Return a C-contiguous tensor as a job's payload; context: of its request's trace."""
-    return b"".join((uuid.encode(), _tensor_header(tensor.dtype, tensor.shape), _end(context), tensor.data))
+    """Return a C-contiguous tensor as a job's payload."""
+    return tensor_job(uuid, tensor, context).payload
 
 
 @lru_cache(maxsize=256)
@@ -234,9 +264,17 @@ def _tensor_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return f" tensor {dtype.str} {','.join(map(str, shape))}".encode()
 
 
+def encoded_job(uuid: str, image: bytes, context: str = "") -> Job:
+    """Return the job of an image file, which it refers to where that is long; context: of its trace."""
+    start = (uuid.encode(), b" encoded - -", _end(context))
+    if len(image) < LONG_BYTES:
+        return Job(uuid, b"".join((*start, image)))
+    return Job(uuid, b"".join(start), image)
+
+
 def encoded_payload(uuid: str, image: bytes, context: str = "") -> bytes:
-    """Return an image file as a job's payload; context: of its request's trace."""
-    return b"".join((uuid.encode(), b" encoded - -", _end(context), image))
+    """Return an image file as a job's payload."""
+    return encoded_job(uuid, image, context).payload
 
 
 def _end(context: str) -> bytes:

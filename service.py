@@ -29,6 +29,18 @@ from records import Job, Result
 from results import Results
 from tracing import Tracing
 
+READ_AT_ONCE = 2
+"""Long bodies of other protocols that are read at once: more take memory, but no less time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The images of a request as jobs, or why they cannot be. jobs: those that can; decode_s: what that took."""
+
+    each: list[Job | ServiceError]
+    jobs: list[Job]
+    decode_s: float
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
@@ -75,6 +87,7 @@ class Service:
             arriving=lambda: self._decoding,
         )
         self._decoding = 0
+        self.reading = asyncio.Semaphore(READ_AT_ONCE)
         self.results = Results(self.queue, self.readiness, self.outbox, api_id=api_id)
         self.presence = Presence()
         decoder = Decoder(threads, formats=settings.image_formats, max_pixels=settings.max_pixels)
@@ -136,41 +149,51 @@ class Service:
             hold=share.hold,
         )
 
+    async def prepare(
+        self, incoming: Incoming, uploads: Sequence[Upload], share: Share, *, takes: ModelInput, read_s: float
+    ) -> Prepared:
+        """Make jobs of a request's images. Then only they are held: nobody should refer to body or uploads any more.
+
+        read_s: when its body was there; the time for its preparation counts from then.
+        Raises ServiceError.
+        """
+        incoming.images = len(uploads)
+        share.hold(self.intake.bytes_of(uploads, takes))
+        each = await self._prepare(incoming, uploads, takes)
+        decode_s = time.monotonic() - read_s
+        if incoming.trace is not None:
+            incoming.trace.prepared(decode_s)
+        jobs = [one for one in each if isinstance(one, Job)]
+        share.keep(sum([job.size_bytes for job in jobs]))
+        return Prepared(each, jobs, decode_s)
+
     async def ask(
         self,
         incoming: Incoming,
-        uploads: Sequence[Upload],
+        prepared: Prepared,
         share: Share,
         *,
-        takes: ModelInput,
-        read_s: float,
         prefer: Preferences = NO_PREFERENCES,
         again: bool = False,
         whole: bool = False,
     ) -> Outcomes | None:
-        """Make jobs of a request's images and wait for what becomes of them; None: the client is to come back for it.
+        """Wait for what becomes of a request's images; None: the client is to come back for it.
 
-        read_s: when its body was there; the time for its preparation counts from then.
         again: it may have been asked for before, under its UUID.
         whole: an image that cannot be a job fails the request before any is admitted, as it does where nobody waits.
         Raises ServiceError, starlette's ClientDisconnect.
         """
-        incoming.images = len(uploads)
-        prepared = await self._prepare(incoming, uploads, takes)
-        decode_s = time.monotonic() - read_s
-        if incoming.trace is not None:
-            incoming.trace.prepared(decode_s)
         if whole or prefer.respond_async:  # whoever collects the result later would find no trace of it
-            _require_all(prepared)
-        jobs = [one for one in prepared if isinstance(one, Job)]
-        share.hold(max(share.held_bytes, sum(len(job.payload) for job in jobs)))
+            _require_all(prepared.each)
+        jobs, decode_s = prepared.jobs, prepared.decode_s
         results = await self._results(incoming, jobs, prefer, again=again, spent_s=decode_s) if jobs else []
         decode_s += max((result.timing.decode_s for result in results or ()), default=0.0)
         self.metrics.decode_s.see(decode_s)
         if results is None:
             return None
+        share.keep(share.held_bytes + sum([len(result.prediction) for result in results]))
         by_uuid = {result.uuid: result for result in results}
-        return Outcomes([by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared], decode_s)
+        return Outcomes([by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared.each], decode_s)
 
     async def _prepare(
         self, incoming: Incoming, uploads: Sequence[Upload], takes: ModelInput

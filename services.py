@@ -29,8 +29,8 @@ class Services:
     def __init__(self, models: Mapping[str, Settings], open_tracing: OpenTracing | None = None) -> None:
         self.tracing = open_tracing("api", uuid4().hex[:12], "") if open_tracing else None
         of_the_process = next(iter(models.values()))
-        self._threads = Threads(of_the_process.decode_threads)
         budget = ByteBudget(of_the_process.max_held_bytes)
+        self._threads = Threads(of_the_process.decode_threads, budget.room)
         self.by_name = {
             name: Service(settings, budget=budget.part(), threads=self._threads, tracing=self.tracing)
             for name, settings in models.items()

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha1
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupE
 _IN_SCRIPT = re.compile(r"ERR Error running script .*?: -(?=[A-Z]+ )")
 
 Command = tuple[Any, ...]
+Request = Sequence[bytes | memoryview]
+"""Commands as they are sent, in pieces."""
+
+
+class Pieces(tuple[bytes | memoryview, ...]):
+    """One long argument of a command, in pieces that are sent without a copy; packing a short one costs less."""
+
+    __slots__ = ()
 
 
 class Wire:
@@ -123,7 +132,7 @@ class Wire:
 
         All that is sent here is safe to repeat. A timeout is not tried again: it is Redis that is slow then.
         """
-        request = b"".join(map(hiredis.pack_command, commands))
+        request = packed(commands)
         limit_s = self._timeout_s + longer_s
         try:
             await self._take_turn(limit_s)
@@ -138,7 +147,7 @@ class Wire:
         except OSError as exc:  # TimeoutError is one
             raise RedisUnreachable(AWAY) from exc
 
-    async def _send_again(self, request: bytes, count: int, limit_s: float) -> list[Any]:
+    async def _send_again(self, request: Request, count: int, limit_s: float) -> list[Any]:
         try:
             return await self._exchange(await self._open(limit_s), request, count, limit_s)
         except NotConnected as exc:  # but the first time it was sent
@@ -146,7 +155,7 @@ class Wire:
         except ConnectionError as exc:
             raise ConnectionLost(AWAY) from exc
 
-    async def _exchange(self, line: _Line, request: bytes, count: int, limit_s: float) -> list[Any]:
+    async def _exchange(self, line: _Line, request: Request, count: int, limit_s: float) -> list[Any]:
         try:
             return await line.exchange(request, count, limit_s)
         finally:
@@ -199,15 +208,19 @@ class _Line(asyncio.Protocol):
         self._heard_s = self._limit_s = 0.0
         self._transport.set_protocol(self)
 
-    async def exchange(self, request: bytes, count: int, limit_s: float) -> list[Any]:
+    async def exchange(self, request: Request, count: int, limit_s: float) -> list[Any]:
         """Send commands; return so many replies.
 
+        request: the bytes to send, in pieces. Under uvloop the transport refers to them until they are sent.
         Raises OSError where they do not come, ProtocolError where they are none.
         """
         self._wanted, self._over, self._heard_s = count, self._loop.create_future(), self._loop.time()
         self._limit_s = limit_s
         self._look_at(self._heard_s + limit_s)
-        self._transport.write(request)
+        if len(request) == 1:
+            self._transport.write(request[0])
+        else:
+            self._transport.writelines(request)
         try:
             return await self._over
         except asyncio.CancelledError:  # what comes yet, the next one would take for its own
@@ -264,6 +277,27 @@ class _Line(asyncio.Protocol):
         self._connection._close()  # type: ignore[no-untyped-call]  # noqa: SLF001  # or it complains that nobody did
         if self._wanted and not self._over.done():
             self._over.set_exception(reason)
+
+
+def packed(commands: Sequence[Command]) -> Request:
+    """Return commands as they are sent; the pieces of long arguments are not copied."""
+    if not any(Pieces in map(type, command) for command in commands):
+        return [b"".join(map(hiredis.pack_command, commands))]
+    return [piece for command in commands for piece in _pieces_of(command)]
+
+
+def _pieces_of(command: Command) -> list[bytes | memoryview]:
+    """Frame a command by RESP: `*<arguments>`, then each as `$<length>` and its bytes, all ended by CR LF."""
+    found: list[bytes | memoryview] = []
+    between = b"*%d\r\n" % len(command)
+    for are_pieces, arguments in groupby(command, lambda argument: type(argument) is Pieces):
+        if not are_pieces:
+            between += hiredis.pack_command(tuple(arguments)).partition(b"\r\n")[2]  # without its own count
+            continue
+        for pieces in arguments:
+            found += (between + b"$%d\r\n" % sum(map(len, pieces)), *pieces)
+            between = b"\r\n"
+    return [*found, between]
 
 
 def _require_success(reply: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 
@@ -57,22 +58,21 @@ def _has_zlib_header(body: bytes) -> bool:
 
 
 def _inflate(body: bytes, window: int, limit_bytes: int) -> bytes:
-    parts, total, left = [], 0, body
+    unpacked, left = io.BytesIO(), body
     try:
         while left:  # gzip may come in several members
             stream = zlib.decompressobj(window)
             while not stream.eof:
                 part = stream.decompress(left, _CHUNK_BYTES)
                 left = stream.unconsumed_tail
-                total += len(part)
-                if total > limit_bytes:
+                if unpacked.tell() + len(part) > limit_bytes:
                     raise TooLarge(
                         f"the body is longer than {limit_bytes} bytes when it is unpacked; send less at once"
                     )
                 if not part and not left and not stream.eof:
                     raise BadRequest("the compressed body ends too early")
-                parts.append(part)
+                unpacked.write(part)
             left = stream.unused_data
     except zlib.error as exc:
         raise BadRequest("the body is not compressed as its Content-Encoding says") from exc
-    return b"".join(parts)
+    return unpacked.getvalue()

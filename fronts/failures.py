@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from access import tell
 from asgi import Answer, Incoming
-from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable
+from errors import BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, Unavailable, without_frames
 
 CLIENT_GONE = 499
 """What the metrics count for a client that did not wait; nobody sees it as an answer (the number is nginx's)."""
@@ -36,12 +36,13 @@ def _code(answer: Answer) -> str:
 async def _answered(asked: Awaitable[Answer], refuse: Callable[[ServiceError], Answer]) -> Answer:
     try:
         return await asked
-    except ClientDisconnect:
+    except ClientDisconnect as exc:
+        without_frames(exc)
         return Answer(CLIENT_GONE, b"", ())
     except asyncio.CancelledError:  # by uvicorn, once its grace is over
         return refuse(Unavailable("the service is shutting down; try again"))
     except Exception as exc:  # noqa: BLE001  # uvicorn would cut the connection, and nothing would be counted
-        return refuse(service_error(exc))
+        return refuse(service_error(without_frames(exc)))
 
 
 def service_error(exc: Exception) -> ServiceError:

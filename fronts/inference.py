@@ -43,11 +43,14 @@ def datatype(takes: ModelInput) -> str:
 
 
 def weigh(call: Call, body: bytes, takes: ModelInput) -> int:
-    """Look how much JSON there is before it is parsed; return the bytes that its numbers will take.
+    """Look how much JSON there is before it is parsed; return the bytes that reading the body will take beside it.
 
     Raises TooLarge.
     """
-    return numbers.weigh(_json(call, body), takes, call.max_rows)
+    if call.header_length == RAW:
+        return 0
+    header = _json(call, body)
+    return numbers.weigh(header, takes, call.max_rows) + 2 * (len(body) - len(header))
 
 
 def read(call: Call, body: bytes, takes: ModelInput) -> tuple[list[Upload], Wanted]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import binascii
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,23 @@ from bodies import Upload
 from errors import BadRequest, InvalidImage, TooLarge
 from inputs import ModelInput
 
-NUMBER_BYTES = 32
-"""What Python holds of a number at most: a float and the place that points to it."""
+NUMBER_BYTES = 48
+"""What parsing holds of a number at most: a float or an integer, the place that points to it, and the parser's own."""
+LIST_BYTES = 88
+"""The same of a list."""
+LONG_BYTES = 256 * 1024
+"""From here on a tensor's JSON is read row by row, see pieces.py."""
+_IN_PIECES = 16
+"""What that takes of a number."""
+_WHOLE_BYTES = 64 * 1024 * 1024
+"""What parsing long JSON in one piece may take in any case."""
 SPARE = 256
 """Commas and brackets of a request beyond those of its rows; the rest of its JSON has some, too."""
 _WHOLE = "iu"
 
 
 def weigh(body: bytes, takes: ModelInput, max_rows: int) -> int:
-    """Look how much JSON there is before it is parsed; return the bytes that its numbers will take.
+    """Look how much JSON there is before it is parsed; return the bytes that this will take beside the body.
 
     Millions of empty lists cost seconds and a gigabyte; base64 holds neither commas nor brackets.
     Raises TooLarge where there are more numbers or lists than the most rows of the model's shape have.
@@ -32,7 +40,38 @@ def weigh(body: bytes, takes: ModelInput, max_rows: int) -> int:
     lists_a_row = sum(prod(shape[:axis]) for axis in range(len(shape))) + 1
     if commas > max_rows * (numbers_a_row + 8) + SPARE or lists > max_rows * (lists_a_row + 8) + SPARE:
         raise TooLarge(f"there is more in the body than {max_rows} images; send them in several requests")
-    return NUMBER_BYTES * commas + 2 * NUMBER_BYTES * lists
+    return int(min(_whole(body, commas, lists), _allowed(body, commas, takes)))
+
+
+def require_affordable(body: bytes, takes: ModelInput) -> None:
+    """Look whether long JSON that cannot be read row by row takes no more than `weigh` says.
+
+    Raises TooLarge.
+    """
+    commas, lists = body.count(b","), body.count(b"[") + body.count(b"{")
+    if _whole(body, commas, lists) > _allowed(body, commas, takes):
+        raise TooLarge("there is too much JSON in one piece; send it in several requests, or as raw bytes")
+
+
+def goes_in_pieces(body: bytes, takes: ModelInput) -> bool:
+    """Return whether JSON is read row by row; an array may not hold what a uint64 or true and false are."""
+    return len(body) >= LONG_BYTES and takes.accepts == "tensor" and takes.dtype not in ("uint64", "bool")
+
+
+def _whole(body: bytes, commas: int, lists: int) -> int:
+    return NUMBER_BYTES * commas + LIST_BYTES * lists + _text(body)
+
+
+def _allowed(body: bytes, commas: int, takes: ModelInput) -> float:
+    if not goes_in_pieces(body, takes):
+        return inf
+    row = NUMBER_BYTES * min(commas, prod(takes.shape))
+    return max(_IN_PIECES * commas + row + 3 * len(body), _WHOLE_BYTES, _text(body))
+
+
+def _text(body: bytes) -> int:
+    """Return what the texts of JSON and their images take: beyond ASCII a character may take four bytes."""
+    return len(body) * (5 if b"\\u" in body or not body.isascii() else 2)
 
 
 def require_count(rows: int, max_rows: int) -> None:

@@ -32,20 +32,22 @@ async def predict(service: Service, incoming: Incoming) -> Answer:
         prefer = preferences(incoming.headers.get("prefer"))
         body = await service.receive(incoming, share, prefer)
         kind = incoming.headers.get("content-type", "")
-        uploads = await split_body(kind, body, max_images=service.settings.max_images_per_request)
+        uploads = await split_body(kind, body, max_images=service.settings.max_images_per_request, hold=share.hold)
         read_s = time.monotonic()
         key = read_key(incoming.headers.get("idempotency-key"))
         if key:
             incoming.uuid = await _uuid_of(service, key, kind, body)
-        outcomes = await service.ask(
-            incoming, uploads, share, takes=takes, read_s=read_s, prefer=prefer, again=bool(key)
-        )
-    request_id = incoming.uuid if len(uploads) == 1 else f"{incoming.uuid}.{len(uploads)}"
-    if outcomes is None:
-        answer = accepted(request_id)
-    else:
-        answer = predictions(request_id, outcomes.each)
-        add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - incoming.started_s)
+        del body
+        prepared = await service.prepare(incoming, uploads, share, takes=takes, read_s=read_s)
+        del uploads
+        outcomes = await service.ask(incoming, prepared, share, prefer=prefer, again=bool(key))
+        request_id = incoming.uuid if incoming.images == 1 else f"{incoming.uuid}.{incoming.images}"
+        if outcomes is None:
+            answer = accepted(request_id)
+        else:
+            answer = predictions(request_id, outcomes.each)
+            answer.hold_until_sent(share)
+            add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - incoming.started_s)
     if prefer.applied:
         answer.add(b"preference-applied", prefer.applied)
     return answer
@@ -56,13 +58,19 @@ async def _uuid_of(service: Service, key: str, kind: str, body: bytes) -> str:
 
     Raises IdempotencyKeyReused where it came with another body before, RedisUnreachable.
     """
-    fingerprint = await asyncio.to_thread(lambda: sha256(kind.encode() + b"\n" + body).digest())
+    fingerprint = await asyncio.to_thread(_fingerprint, kind, body)
     settings = service.settings
     ttl_s = max(settings.request_timeout_s, settings.async_timeout_s) + settings.result_ttl_s
     uuid = await service.queue.identify(key, fingerprint, ttl_s=ttl_s)
     if uuid is None:
         raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new one")
     return uuid
+
+
+def _fingerprint(kind: str, body: bytes) -> bytes:
+    digest = sha256(kind.encode() + b"\n")
+    digest.update(body)
+    return digest.digest()
 
 
 async def result(services: Services, request_id: str) -> Answer:

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import numpy as np
 
+from fronts.numbers import LONG_BYTES, goes_in_pieces, require_affordable
 from inputs import ModelInput
 from models.json_numbers import load_json
 
-LONG_BYTES = 256 * 1024
 _MOST_QUOTES = 256
 _COMMA = ord(",")
 
@@ -21,15 +21,16 @@ def load(body: bytes, takes: ModelInput, *, flat: bool = False) -> Any:
     """Read JSON; where a long tensor of the model's rows is in it, that is a list of arrays, one a row.
 
     flat: the tensor may also come as one list of all its numbers.
-    Raises ValueError, RecursionError.
+    Raises ValueError, RecursionError, TooLarge.
     """
-    place = _numbers_within(body) if len(body) >= LONG_BYTES and takes.accepts == "tensor" else None
-    if place is None or takes.dtype == "uint64":  # whose numbers an array of whatever it finds may not hold
+    if not goes_in_pieces(body, takes):
+        return load_json(body)
+    place = _numbers_within(body)
+    rows = _rows(body[place[0] : place[1]], takes.shape, flat=flat) if place else None
+    if place is None or rows is None:
+        require_affordable(body, takes)
         return load_json(body)
     start, end = place
-    rows = _rows(body[start:end], takes.shape, flat=flat)
-    if rows is None:
-        return load_json(body)
     token = uuid4().hex
     return _with(load_json(b'%b"%b"%b' % (body[:start], token.encode(), body[end:])), token, rows)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 from answers import add_timing
 from asgi import Answer, Incoming
-from bodies import Upload
+from bodies import Upload, size_bytes
 from budget import Share
 from errors import DeadlineExceeded, InternalError, ServiceError
 from fronts import encodings
@@ -53,11 +54,16 @@ async def answer_whole(service: Service, incoming: Incoming, reader: Reader) -> 
         body = await _unpacked(service, incoming, share)
         read_s = time.monotonic()
         asked = await _read(service, body, takes, reader, share)
-        outcomes = await service.ask(incoming, asked.rows, share, takes=takes, read_s=read_s, whole=True)
+        rows, answer_of = asked.rows, asked.answer
+        del body, asked
+        prepared = await service.prepare(incoming, rows, share, takes=takes, read_s=read_s)
+        del rows
+        outcomes = await service.ask(incoming, prepared, share, whole=True)
         if outcomes is None:
             raise InternalError("a request that waits was to be collected later")
         predictions = [_prediction(one) for one in outcomes.each]
-        answer = await _in_time(service, sum(map(len, predictions)), lambda: asked.answer(predictions))
+        answer = await _in_time(service, share, sum(map(len, predictions)), lambda: answer_of(predictions))
+        answer.hold_until_sent(share)
         add_timing(answer, outcomes.each, decode_s=outcomes.decode_s, total_s=time.monotonic() - incoming.started_s)
         return answer
 
@@ -68,32 +74,43 @@ async def _unpacked(service: Service, incoming: Incoming, share: Share) -> bytes
     if not encoding:
         return body
     limit_bytes = service.settings.max_body_bytes
-    share.hold(len(body) + encodings.unpacked_bytes(body, limit_bytes=limit_bytes))
-    plain = await _in_time(service, len(body) * 8, lambda: encodings.unpack(body, encoding, limit_bytes=limit_bytes))
+    share.hold(2 * len(body) + encodings.unpacked_bytes(body, limit_bytes=limit_bytes))
+    plain = await _in_time(
+        service, share, len(body) * 8, lambda: encodings.unpack(body, encoding, limit_bytes=limit_bytes)
+    )
     share.hold(len(plain))
     return plain
 
 
 async def _read(service: Service, body: bytes, takes: ModelInput, reader: Reader, share: Share) -> Asked:
-    share.hold(len(body) + await _in_time(service, len(body), lambda: reader.weigh(body, takes)))
-    asked = await _in_time(service, len(body), lambda: reader.read(body, takes))
-    share.hold(len(body) + sum(map(_size_bytes, asked.rows)))
-    return asked
+    async with service.reading if len(body) >= LARGE_BYTES else nullcontext():
+        share.hold(len(body) + await _in_time(service, share, len(body), lambda: reader.weigh(body, takes)))
+        asked = await _in_time(service, share, len(body), lambda: reader.read(body, takes))
+        share.keep(len(body) + sum(map(size_bytes, asked.rows)))
+        return asked
 
 
-async def _in_time(service: Service, size_bytes: int, work: Callable[[], Done]) -> Done:
-    """Do it here where it is small, else in a thread."""
-    if size_bytes < LARGE_BYTES:
+async def _in_time(service: Service, share: Share, length: int, work: Callable[[], Done]) -> Done:
+    """Do it here where it is small, else in a thread; where nobody waits for that any more its memory still counts."""
+    if length < LARGE_BYTES:
         return work()
+    doing = asyncio.get_running_loop().run_in_executor(None, work)
     try:
         async with asyncio.timeout(service.settings.request_timeout_s):
-            return await asyncio.to_thread(work)
+            return await asyncio.shield(doing)
     except TimeoutError as exc:
         raise DeadlineExceeded("the request was not read in time; try again later") from exc
+    finally:
+        if not doing.done():
+            held = share.pass_on(share.held_bytes)
+            doing.add_done_callback(lambda done: _ended(done, held))
 
 
-def _size_bytes(row: Upload) -> int:
-    return len(row) if isinstance(row, bytes) else row.nbytes
+def _ended(done: asyncio.Future[Done], held: Share) -> None:
+    """Give back what a thread held for nobody."""
+    held.keep(0)
+    if not done.cancelled():
+        done.exception()  # or asyncio complains that nobody looked at it
 
 
 def _prediction(outcome: Result | ServiceError) -> bytes:

@@ -143,6 +143,23 @@ def test_a_tile_larger_than_the_limit_is_refused_however_small_the_image() -> No
         images.decode(tiled, takes=TAKES[3], formats=FORMATS, max_pixels=MAX_PIXELS)
 
 
+def tiff_of_strips(count: int, order: str, *, big: bool) -> bytes:
+    """Return the header of a grey TIFF of 10 x 10 that claims so many strips, and their places."""
+    kind, word = ("HHQQ", "Q") if big else ("HHII", "I")
+    tags = [(256, 4, 1, 10), (257, 4, 1, 10), (273, 4, count, 400), (278, 4, 1, 1), (279, 4, count, 400)]
+    magic = struct.pack(order + "HHHQ", 43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8)
+    head = (b"II" if order == "<" else b"MM") + magic + struct.pack(order + ("Q" if big else "H"), len(tags))
+    body = b"".join(struct.pack(order + kind, *tag) for tag in tags) + struct.pack(order + word, 0)
+    return (head + body).ljust(400, b"\0") + bytes(4 * count)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_of_endless_strips_is_refused_before_it_is_read(order: str, *, big: bool) -> None:
+    with pytest.raises(InvalidImage, match="strips"):
+        images.decode(tiff_of_strips(70_000, order, big=big), takes=TAKES[3], formats=FORMATS, max_pixels=MAX_PIXELS)
+
+
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
     progressive = encoded(colours(), "jpeg", progressive=True)
     scan = progressive.rindex(b"\xff\xda")

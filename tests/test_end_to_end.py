@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import signal
 import statistics
 import time
@@ -190,6 +191,16 @@ async def test_photos_are_answered_alike_whoever_decodes_them(
     assert (alone.status_code, alone.json()["code"]) == (422, "invalid_image")
 
 
+async def test_a_text_that_is_no_base64_fails_alone(shared_stack: Stack) -> None:
+    instances = [{"b64": base64.b64encode(SEVEN).decode()}, {"b64": "!!"}]
+    async with shared_stack.client() as client:
+        await until_ready(client)
+        answer = await client.post("/predict", json={"instances": instances})
+
+    good, bad = answer.json()["predictions"]
+    assert (answer.status_code, good["label"], bad["error"]["code"]) == (200, 7, "invalid_image")
+
+
 async def test_a_wait_that_is_over_is_504(stack: Stack, client: httpx.AsyncClient) -> None:
     stack.start_redis()
     stack.start_batcher(MICROBATCH_MODEL="simulated", MICROBATCH_SIMULATED_BATCH_S="3")
@@ -207,7 +218,8 @@ async def test_a_wait_that_is_over_is_504(stack: Stack, client: httpx.AsyncClien
     [
         (b"", "image/png", 400, "bad_request"),
         (b"{", "application/json", 400, "bad_request"),
-        (b'{"instances":[{"b64":"?"}]}', "application/json", 400, "bad_request"),
+        (b'{"instances":[{"b64":"?"}]}', "application/json", 422, "invalid_image"),
+        (b'{"instances":[{"b64":1}]}', "application/json", 400, "bad_request"),
         (b"no npy", "application/x-npy", 400, "bad_request"),
         (b"x", "multipart/form-data", 400, "bad_request"),
         (b"x" * 5000, "image/png", 413, "too_large"),

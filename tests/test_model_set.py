@@ -144,7 +144,7 @@ async def test_the_models_of_a_process_share_one_budget(monkeypatch: pytest.Monk
     services = Services(load(monkeypatch, **SET, MAX_HELD_BYTES="100"))
 
     with services.named("digits").budget.share() as held, services.named("photos").budget.share() as more:
-        held.hold(100)
+        held.hold(75)
 
         with pytest.raises(QueueFull):
             more.hold(1)

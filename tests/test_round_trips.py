@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from uuid import uuid4
 
 import hiredis
@@ -40,8 +41,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     exchange = _Line.exchange
 
-    async def counted(line: _Line, request: bytes, count: int, limit_s: float) -> list[object]:
-        seen.append(names(request))
+    async def counted(line: _Line, request: Sequence[bytes | memoryview], count: int, limit_s: float) -> list[object]:
+        seen.append(names(b"".join(request)))
         return await exchange(line, request, count, limit_s)
 
     monkeypatch.setattr(_Line, "exchange", counted)
