@@ -30,8 +30,8 @@ run: $(VENV)/.runtime $(ONNX) ## run Redis, batchers and api: [MODEL=efficientne
 test: $(VENV)/.dev ## run the tests: [ARGS="-k guard"]
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-test-long: $(VENV)/.dev ## run the slow tests that `make test` leaves out, under half an hour
-	@exec $(BIN)/python -m pytest -m 'long and not peer' $(ARGS)
+test-long: $(VENV)/.dev ## run what `make test` leaves out, bounded chaos and other slow tests: some 15 minutes
+	@exec $(BIN)/python -m pytest -m '(long or chaos) and not peer' $(ARGS)
 
 test-peers: $(VENV)/.dev ## run the tests against what others wrote: model servers, and Prometheus where it is installed
 	@exec $(BIN)/python -m pytest -m peer -ra tests/peers $(ARGS)

@@ -114,7 +114,8 @@ class Answer(Response):
         finally:
             together.flush()
             cycle.transport = together.transport
-            forget_body(cycle)
+            if cycle.body:
+                forget_body(cycle)
         if self._held is not None:
             with self._held:
                 await cycle.flow.drain()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bodies import Upload, size_bytes
+from bodies import Upload
 from decoding import Decoder
 from errors import InvalidImage, ServiceError
 from inputs import ModelInput
@@ -36,16 +36,13 @@ class Intake:
         """Return what uploads hold, with the tensors that will be made of them here."""
         total = 0
         for one in uploads:
-            total += size_bytes(one)
-            if takes.accepts == "tensor" and self._makes_tensor(one, takes):
-                total += takes.size_bytes
+            if isinstance(one, np.ndarray):
+                is_copied = not (one.flags.c_contiguous and one.dtype.isnative)
+                total += one.nbytes * 2 if is_copied else one.nbytes
+            elif isinstance(one, bytes):
+                is_decoded = takes.accepts == "tensor" and self.takes_time(one, takes)
+                total += len(one) + takes.size_bytes if is_decoded else len(one)
         return total
-
-    def _makes_tensor(self, upload: Upload, takes: ModelInput) -> bool:
-        """Return whether a tensor is made of it: of a file that is decoded here, or of one with another byte order."""
-        if isinstance(upload, np.ndarray):
-            return not (upload.flags.c_contiguous and upload.dtype.isnative)
-        return self.takes_time(upload, takes)
 
     async def prepare(
         self, uploads: Sequence[Upload], uuids: Sequence[str], takes: ModelInput, *, context: str = ""

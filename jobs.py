@@ -8,7 +8,7 @@ key               type    content                                               
 :leases           ZSET    UUID -> end of lease, ms                                         max_queue_depth
 :meta             HASH    UUID -> submitted ms, deaths, deaths alone, alone now, claim id, api id, last error code
 :data             HASH    UUID -> payload (records.py)                                     depth x payload
-:result:<uuid>    STRING  result (records.py); for 10 s that a job was cancelled           result_ttl_s
+:result:<uuid>    STRING  result (records.py); for 5 s that a job was cancelled            result_ttl_s
 :results          ZSET    UUID -> expiry of results nobody has collected                   max_results
 :claim:<id>       STRING  what this claim was given: UUIDs and verdicts                    60 s
 :bell             LIST    tokens that wake batchers; a lost one costs a wait, never a job  64
@@ -42,7 +42,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from hashlib import sha256
@@ -74,6 +73,7 @@ from wire import NONSENSE, Pieces, Wire
 log = logging.getLogger(__name__)
 
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
+ACCEPTED, ACCEPTED_WORDS = Admission("accepted"), frozenset((b"OK", b"DUP"))
 MAX_JOBS_PER_CALL = 1024
 MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
@@ -170,17 +170,25 @@ class JobQueue:
         jobs = [job for submission in submissions for job in submission.jobs]
         keys = [self._result_key(job.uuid) for job in jobs]
         head = [max_queue_depth, max_results, max_batch_size, batch_s * 1000, workers, api_id, arriving]
-        longer_s = sum(job.size_bytes for job in jobs) / SLOWEST_BYTES_S
+        size_bytes, beside = 0, []
+        for job in jobs:
+            job_bytes = len(job.start) + len(job.rest)
+            size_bytes += job_bytes
+            if job_bytes > SUBMIT_BYTES:
+                beside += [job.uuid, _payload(job)]
+        longer_s = size_bytes / SLOWEST_BYTES_S
         reply = None
-        if beside := [part for job in jobs if job.size_bytes > SUBMIT_BYTES for part in (job.uuid, _payload(job))]:
+        if beside:
             put, keys_ = ("HSET", self._data, *beside), [*self._keys, *keys]
-            arguments = head + _arguments(submissions, longest=SUBMIT_BYTES)
+            arguments = head + _arguments(submissions, beside=True)
             reply = await self._wire.run_in_transaction(put, "submit", keys_, arguments, longer_s=longer_s)
         if reply is None:  # nothing is long, or Redis would not: then the script itself says what is to become of them
             reply = await self._run("submit", keys, head + _arguments(submissions), longer_s=longer_s)
         depth, *words = reply
         if len(words) != len(keys):
             raise ValueError("a word for each job")
+        if ACCEPTED_WORDS.issuperset(words):
+            return depth, [ACCEPTED] * len(submissions)
         admissions: list[Admission] = []
         for submission in submissions:
             mine, words = words[: len(submission.jobs)], words[len(submission.jobs) :]
@@ -411,13 +419,16 @@ class JobQueue:
         return tuple(_claimed(row, payload) for row in rows if (payload := payloads[row[0]]) is not None)
 
 
-def _arguments(submissions: Sequence[Submission], *, longest: float = math.inf) -> list[Any]:
-    """Return what SUBMIT is told of each job; longest: longer payloads are left out, since they come beside it."""
+def _arguments(submissions: Sequence[Submission], *, beside: bool = False) -> list[Any]:
+    """Return what SUBMIT is told of each job; beside: long payloads are left out, since they come beside it."""
     arguments: list[Any] = []
     for number, submission in enumerate(submissions):
         remaining_ms, kept = _ms(submission.remaining_s), int(submission.kept)
         for job in submission.jobs:
-            arguments += (number, job.uuid, _payload(job) if job.size_bytes <= longest else "", remaining_ms, kept)
+            payload: Any = job.start
+            if job.rest or len(payload) > SUBMIT_BYTES:
+                payload = "" if beside else _payload(job)
+            arguments += (number, job.uuid, payload, remaining_ms, kept)
     return arguments
 
 
@@ -431,9 +442,9 @@ def _admission(words: Sequence[bytes]) -> Admission:
     refused = [word for word in words if word.startswith(b"FULL ")]
     if refused:
         return Admission("full", int(refused[0][5:]) / 1000)
-    if not {b"OK", b"DUP"}.issuperset(words):
+    if not ACCEPTED_WORDS.issuperset(words):
         raise ValueError("no word of SUBMIT")
-    return Admission("accepted")
+    return ACCEPTED
 
 
 def _payload(job: Job) -> bytes | Pieces:

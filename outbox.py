@@ -74,10 +74,10 @@ class Outbox:
         That is a request that could wait no longer than it, and while Redis is out of memory all but one a second.
         Raises QueueFull, Unavailable.
         """
-        now_s = time.monotonic()
-        if wait_s <= self._refused_wait_s and now_s < self._refused_until_s:
+        if wait_s <= self._refused_wait_s and time.monotonic() < self._refused_until_s:
             raise _full(self._room_in_s)
         if self._no_memory:
+            now_s = time.monotonic()
             if now_s < self._try_again_s:
                 raise _out_of_memory()
             self._try_again_s = now_s + TRY_EVERY_S
@@ -191,7 +191,8 @@ class Outbox:
         jobs = count = size_bytes = 0
         for posted in self._to_submit:
             jobs += len(posted.submission.jobs)
-            size_bytes += posted.submission.size_bytes
+            for job in posted.submission.jobs:
+                size_bytes += len(job.rest)  # the short ones of a call are no more by themselves
             if jobs > MAX_JOBS_PER_CALL or (count and size_bytes > FLIGHT_BYTES):
                 break
             count += 1

@@ -63,11 +63,6 @@ class Submission:
     remaining_s: float
     kept: bool = False
 
-    @property
-    def size_bytes(self) -> int:
-        """How long the payloads are together."""
-        return sum([job.size_bytes for job in self.jobs])
-
 
 @dataclass(frozen=True, slots=True)
 class Admission:

@@ -25,7 +25,7 @@ from prefer import NO_PREFERENCES, Preferences
 from presence import Presence
 from publishing import Publisher
 from readiness import Readiness, override_input
-from records import Job, Result
+from records import LONG_BYTES, Job, Result
 from results import Results
 from tracing import Tracing
 
@@ -158,13 +158,16 @@ class Service:
         Raises ServiceError.
         """
         incoming.images = len(uploads)
-        share.hold(self.intake.bytes_of(uploads, takes))
+        needed_bytes = self.intake.bytes_of(uploads, takes)
+        if needed_bytes > share.held_bytes:
+            share.hold(needed_bytes)
         each = await self._prepare(incoming, uploads, takes)
         decode_s = time.monotonic() - read_s
         if incoming.trace is not None:
             incoming.trace.prepared(decode_s)
         jobs = [one for one in each if isinstance(one, Job)]
-        share.keep(sum([job.size_bytes for job in jobs]))
+        if share.held_bytes > LONG_BYTES:  # to count what little a short one has less costs more than it is worth
+            share.keep(sum([job.size_bytes for job in jobs]))
         return Prepared(each, jobs, decode_s)
 
     async def ask(
@@ -191,7 +194,9 @@ class Service:
         self.metrics.decode_s.see(decode_s)
         if results is None:
             return None
-        share.keep(share.held_bytes + sum([len(result.prediction) for result in results]))
+        said_bytes = sum([len(result.prediction) for result in results])
+        if said_bytes > LONG_BYTES:
+            share.keep(share.held_bytes + said_bytes)
         by_uuid = {result.uuid: result for result in results}
         return Outcomes([by_uuid[one.uuid] if isinstance(one, Job) else one for one in prepared.each], decode_s)
 

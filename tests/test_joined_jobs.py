@@ -6,9 +6,10 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -24,14 +25,16 @@ BATCH_S = 1.2
 
 @dataclass
 class Pair:
-    """Two apis, and the batcher that they share."""
+    """Two apis, and the batcher that they share; each test has a key of its own."""
 
     apis: list[httpx.AsyncClient]
     batcher: subprocess.Popen[bytes]
-    stack: Stack
+    redis: Redis
+    key: str = field(default_factory=lambda: uuid4().hex)
+    claimed_before: int = 0
 
-    async def ask(self, api: int, prefer: str, key: str = "k", *, timeout_s: float = 20) -> httpx.Response:
-        headers = {"Content-Type": "application/x-npy", "Idempotency-Key": key, "Prefer": prefer}
+    async def ask(self, api: int, prefer: str, *, timeout_s: float = 20) -> httpx.Response:
+        headers = {"Content-Type": "application/x-npy", "Idempotency-Key": self.key, "Prefer": prefer}
         return await self.apis[api].post("/predict", content=BODY, headers=headers, timeout=timeout_s)
 
     async def collect(self, answer: httpx.Response, within_s: float = 10) -> httpx.Response:
@@ -43,26 +46,42 @@ class Pair:
             await asyncio.sleep(0.02)
         return found
 
+    async def until_depth(self, depth: int) -> None:
+        end_s = time.monotonic() + 10
+        while self.redis.zcard("{mb:default}:deadlines") != depth:
+            assert time.monotonic() < end_s
+            await asyncio.sleep(0.01)
+
     def claimed(self) -> int:
-        with closing(Redis(unix_socket_path=f"{self.stack.folder}/redis.sock")) as redis:
-            return int(redis.hget("{mb:default}:stats", "claimed") or 0)
+        """Return how many jobs were claimed since the test began."""
+        return int(self.redis.hget("{mb:default}:stats", "claimed") or 0) - self.claimed_before
 
 
-@pytest.fixture
-async def pair(stack: Stack) -> AsyncIterator[Pair]:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, subprocess.Popen[bytes]]]:
+    """Start Redis, two apis and a batcher for all tests of this file."""
+    stack = Stack(tmp_path_factory.mktemp("joined"))
     stack.start_redis()
     model = {"MICROBATCH_MODEL": "simulated", "MICROBATCH_SIMULATED_BATCH_S": str(BATCH_S), "MICROBATCH_LEASE_S": "1"}
     batcher = stack.start_batcher(**model)
-    sockets = [f"{stack.folder}/{name}.sock" for name in "ab"]
-    for socket in sockets:
-        stack.start_api_at(socket)
-    apis = [
-        httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://service")
-        for socket in sockets
-    ]
+    for name in "ab":
+        stack.start_api_at(f"{stack.folder}/{name}.sock")
+    yield stack, batcher
+    stack.kill()
+
+
+@pytest.fixture
+async def pair(service: tuple[Stack, subprocess.Popen[bytes]]) -> AsyncIterator[Pair]:
+    stack, batcher = service
+    transports = [httpx.AsyncHTTPTransport(uds=f"{stack.folder}/{name}.sock") for name in "ab"]
+    apis = [httpx.AsyncClient(transport=transport, base_url="http://service") for transport in transports]
     for api in apis:
         await until_ready(api)
-    yield Pair(apis, batcher, stack)
+    with closing(Redis(unix_socket_path=f"{stack.folder}/redis.sock")) as redis:
+        opened = Pair(apis, batcher, redis)
+        await opened.until_depth(0)
+        opened.claimed_before = opened.claimed()
+        yield opened
     for api in apis:
         await api.aclose()
 
@@ -101,11 +120,7 @@ async def test_a_joined_job_has_the_later_one_of_its_deadlines(pair: Pair, first
     # given: a batcher that has claimed the job, and does nothing until the short deadline is over
     pair.batcher.send_signal(signal.SIGSTOP)
     asked = asyncio.create_task(pair.ask(0, first))
-    with closing(Redis(unix_socket_path=f"{pair.stack.folder}/redis.sock")) as redis:
-        end_s = time.monotonic() + 5
-        while not redis.zcard("{mb:default}:deadlines"):
-            assert time.monotonic() < end_s
-            await asyncio.sleep(0.01)
+    await pair.until_depth(1)
     other = await pair.ask(1, "wait=0" if first == "respond-async" else "respond-async")
     answers = {answer.status_code: answer for answer in (await asked, other)}
 
