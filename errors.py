@@ -211,7 +211,7 @@ class UnfitRedis(RedisAway):
 
 
 class DeadlineExceeded(ServiceError):
-    """No result in time; the job has been cancelled."""
+    """No result in time; a job that nobody else may come back for has been cancelled."""
 
     code = "deadline_exceeded"
     http_status = 504

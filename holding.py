@@ -125,9 +125,9 @@ class Holding:
                     break
                 await asyncio.sleep(pause_s)
         for one in settlements:
-            del jobs[one.uuid]
+            jobs.pop(one.uuid, None)
         if not jobs:
-            del self._held[claim_id]
+            self._held.pop(claim_id, None)
         self._moved_on_s = time.monotonic()
 
     def moved_on(self) -> None:

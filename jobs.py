@@ -10,7 +10,7 @@ key               type    content                                               
 :data             HASH    UUID -> payload (records.py)                                     depth x payload
 :result:<uuid>    STRING  result (records.py); for 5 s that a job was cancelled            result_ttl_s
 :results          ZSET    UUID -> expiry of results nobody has collected                   max_results
-:claim:<id>       STRING  what this claim was given: UUIDs and verdicts                    60 s
+:claim:<id>       STRING  what this claim was given: UUIDs and verdicts                    60 s or lease_s
 :bell             LIST    tokens that wake batchers; a lost one costs a wait, never a job  64
 :bell:<api id>    LIST    tokens that wake an api process: a UUID, or a copy of its result  1,024, 60 s
 :idle             ZSET    worker -> when it last found nothing to claim, ms                2.5 s
@@ -74,6 +74,8 @@ log = logging.getLogger(__name__)
 
 CORE_KEYS = ("pending", "deadlines", "leases", "meta", "data", "bell", "results", "stats", "dead", "workers", "idle")
 ACCEPTED, ACCEPTED_WORDS = Admission("accepted"), frozenset((b"OK", b"DUP"))
+ROW_FIELDS = 7
+"""Of a job's row in :meta; more or fewer are of another version, or were written over."""
 MAX_JOBS_PER_CALL = 1024
 MOST_DEAD = 1000
 OLDEST_REDIS = (6, 2)
@@ -220,7 +222,7 @@ class JobQueue:
                 ("SET", self._secret, token_bytes(32), "NX"),
                 ("GET", self._secret),
                 ("SET", place, fingerprint, "NX", "PX", _ms(ttl_s)),
-                ("GET", place),
+                ("GETEX", place, "PX", _ms(ttl_s)),  # it lives as long as the last job that it stands for
             ]
         )
         if first != fingerprint:
@@ -245,8 +247,9 @@ class JobQueue:
     async def last_codes(self, uuids: Sequence[str]) -> list[str]:
         """Return of each unfinished job the error code of its last try, "" where there is none."""
         rows = await self._wire.call("HMGET", self._meta, *uuids)
-        words = [row.rpartition(b" ")[2].decode() if row else "-" for row in rows]
-        return ["" if word == "-" else word for word in words]
+        words = [row.split(b" ") if row else [] for row in rows]
+        codes = [each[-1].decode(errors="replace") if len(each) == ROW_FIELDS else "-" for each in words]
+        return ["" if code == "-" else code for code in codes]
 
     @_checked
     async def drop(self, uuids: Sequence[str]) -> None:
@@ -339,8 +342,7 @@ class JobQueue:
 
     async def forget_dead(self, letter: DeadLetter) -> None:
         """Take a job off the list of those given up."""
-        if await self._wire.call("LREM", self._dead, 1, letter.raw):
-            await self._wire.call("HINCRBY", self._prefix + "stats", "dead_bytes", -len(letter.raw))
+        await self._run("unbury", [], [letter.raw])
 
     @_checked
     async def workers(self) -> list[Worker]:
@@ -411,6 +413,7 @@ class JobQueue:
 
     async def _with_payloads(self, rows: Sequence[Sequence[Any]]) -> tuple[ClaimedJob, ...]:
         """Fetch the payloads that were too long to be handed over; a job cancelled since then is left out."""
+        rows = list({row[0]: row for row in rows}.values())  # somebody may have put a UUID into the line twice
         payloads = {row[0]: row[6] if len(row) > 6 else None for row in rows}
         missing = [uuid for uuid, payload in payloads.items() if payload is None]
         if missing:
@@ -456,10 +459,9 @@ def _claimed(row: Sequence[Any], payload: bytes) -> ClaimedJob:
     uuid, verdict, remaining_ms, queued_ms, api_id, code = row[:6]
     if not isinstance(payload, bytes):
         raise TypeError("a payload is bytes")
-    last_code = "" if code == b"-" else code.decode()
-    return ClaimedJob(
-        uuid.decode(), verdict.decode(), remaining_ms / 1000, queued_ms / 1000, api_id.decode(), last_code, payload
-    )
+    last_code = "" if code == b"-" else code.decode(errors="replace")  # somebody may have written over the row
+    api = api_id.decode(errors="replace")
+    return ClaimedJob(uuid.decode(), verdict.decode(), remaining_ms / 1000, queued_ms / 1000, api, last_code, payload)
 
 
 def _answer(uuid: str, reply: bytes | int) -> Result | Progress:

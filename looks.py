@@ -61,7 +61,7 @@ def read_look(reply: Sequence[Any]) -> Look:
         max(0, oldest_ms) / 1000,
         dead,
         uncollected,
-        {name: int(amount) for name, amount in _pairs(events).items() if amount.isdigit()},
+        {name: int(amount) for name, amount in _pairs(events).items() if amount.isdecimal()},
         dict(_numbers(totals)),
         tuple(_read_apis(apis, now_ms)),
         tuple(read_workers(workers, now_ms)),

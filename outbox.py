@@ -85,7 +85,7 @@ class Outbox:
     async def admit(self, submission: Submission) -> None:
         """Submit the jobs of one request, all or none, and wait until they are in.
 
-        Raises QueueFull, Unavailable where Redis is out of memory, RedisAway, RedisUnreachable where no reply came.
+        Raises QueueFull, Unavailable where Redis is out of memory, RedisAway; RedisUnreachable where no reply came.
         """
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -266,12 +266,13 @@ class Results:
     async def _submit_again(self, uuids: Sequence[str]) -> None:
         """Submit what Redis has forgotten: this process still holds it."""
         now_s = asyncio.get_running_loop().time()
+        last = [max(all_of_it, key=_deadline_of) for uuid in uuids if (all_of_it := self._outstanding.get(uuid))]
+        wanted = set(uuids)
         again = [
             Submission((job,), waiting.deadline_s - now_s)
-            for uuid in uuids
-            for waiting in self._outstanding.get(uuid, [])[:1]
+            for waiting in dict.fromkeys(last)
             for job in waiting.submission.jobs
-            if job.uuid == uuid and waiting.deadline_s > now_s
+            if job.uuid in wanted and waiting.deadline_s > now_s
         ]
         if again:
             told = {"size": len(again), "jobs": ids(one.jobs[0].uuid for one in again)}
@@ -279,9 +280,13 @@ class Results:
             await self._outbox.send(again)
 
 
+def _deadline_of(waiting: _Waiting) -> float:
+    return waiting.deadline_s
+
+
 def overdue(uuid: str, last_code: str) -> Result:
     """Return the result of a job that has none in time; last_code: of its last try, "" where there was none."""
     if last_code:
         what = "there was no batcher" if last_code == Unavailable.code else "the model was not available"
         return Result(uuid, b"null", from_code(last_code, f"{what} in time"), Timing())
-    return Result(uuid, b"null", DeadlineExceeded("no result in time; the job has been cancelled"), Timing())
+    return Result(uuid, b"null", DeadlineExceeded("no result in time"), Timing())

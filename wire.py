@@ -25,7 +25,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from alarms import EARLY_S
 from errors import ConnectionLost, NotConnected, RedisRefuses, RedisUnreachable, UnfitRedis
 
-SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit", "count", "look")
+SCRIPTS = ("submit", "claim", "settle", "beat", "poll", "drop", "audit", "count", "look", "unbury")
 MAX_CALLS_AT_ONCE = 64
 """As many connections there are at most; whoever comes then waits for one."""
 PASSING = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MISCONF")
@@ -38,7 +38,7 @@ NOTHING = object()
 NONSENSE = (hiredis.HiredisError, ValueError, TypeError, AttributeError, LookupError)
 """What reading a reply raises that cannot be the command's own."""
 
-_IN_SCRIPT = re.compile(r"ERR Error running script .*?: -(?=[A-Z]+ )")
+_IN_SCRIPT = re.compile(r"(?:ERR Error running script .*?: |@user_script: \d+: )-(?=[A-Z]+ )")
 
 Command = tuple[Any, ...]
 Request = Sequence[bytes | memoryview]
@@ -164,8 +164,11 @@ class Wire:
 
     async def _take_turn(self, limit_s: float) -> None:
         if self._turns.locked():
-            async with asyncio.timeout(limit_s):
-                await self._turns.acquire()
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._turns.acquire()
+            except TimeoutError as exc:
+                raise NotConnected(AWAY) from exc
         else:  # at once, and a time limit is not free
             await self._turns.acquire()
 

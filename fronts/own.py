@@ -56,11 +56,12 @@ async def predict(service: Service, incoming: Incoming) -> Answer:
 async def _uuid_of(service: Service, key: str, kind: str, body: bytes) -> str:
     """Return the UUID of all requests that come with this Idempotency-Key.
 
-    Raises IdempotencyKeyReused where it came with another body before, RedisUnreachable.
+    Raises IdempotencyKeyReused where it came with another body before, RedisAway.
     """
     fingerprint = await asyncio.to_thread(_fingerprint, kind, body)
     settings = service.settings
-    ttl_s = max(settings.request_timeout_s, settings.async_timeout_s) + settings.result_ttl_s
+    longest_s = max(settings.request_timeout_s, settings.async_timeout_s)
+    ttl_s = longest_s + settings.request_timeout_s + settings.result_ttl_s  # prepared, run, and kept
     uuid = await service.queue.identify(key, fingerprint, ttl_s=ttl_s)
     if uuid is None:
         raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new one")
@@ -76,7 +77,7 @@ def _fingerprint(kind: str, body: bytes) -> bytes:
 async def result(services: Services, request_id: str) -> Answer:
     """Answer with what became of a request, whichever model it was for.
 
-    Raises NotFound, DeadlineExceeded, RedisUnreachable.
+    Raises NotFound, DeadlineExceeded, RedisAway.
     """
     uuids = _uuids(request_id)
     found = await asyncio.gather(*(one.queue.poll(uuids) for one in services))
@@ -95,7 +96,7 @@ async def result(services: Services, request_id: str) -> Answer:
 async def cancel(services: Services, request_id: str) -> None:
     """Take a request's jobs out of the queue, or forget their results, whichever model it was for.
 
-    Raises NotFound, RedisUnreachable.
+    Raises NotFound, RedisAway.
     """
     uuids = _uuids(request_id)
     await asyncio.gather(*(one.queue.cancel(uuids) for one in services))

@@ -10,7 +10,7 @@
 -- its jobs have died before (0, 1), then per job {uuid, verdict run | expired | poison, remaining ms, ms since submitted,
 -- api id, last error code, payload or nil: fetch it by HGET}.
 -- Cost: O(jobs given + leases ended).
--- Safe to repeat: the same claim id gives what is left of the same batch for 60 s; after that its leases have ended.
+-- Safe to repeat: the same claim id gives what is left of the same batch for 60 s, and as long as its leases run.
 local n, lease_ms, claim, least, max_solo = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local worker, holding, inline, max_wait, patience = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local reply, given = {0, -1, 0, 0}, {}
@@ -83,7 +83,8 @@ if longest > 0 and not holding then
   if in_line >= n then want = n                                            -- a full batch was waited for
   elseif in_line > 0 then
     local oldest = read({redis.call('LINDEX', PENDING, 0)})[1]
-    reply[3] = oldest and math.max(0, longest - (now - oldest.submitted)) or 0
+    local age = oldest and not oldest.unreadable and now - oldest.submitted or longest
+    reply[3] = age >= 0 and math.max(0, longest - age) or 0                  -- below 0: by the clock of another server
     if reply[3] > 0 then want = 0 end
   end
 end
@@ -135,7 +136,7 @@ end
 if #given > 0 then
   all('ZADD', LEASES, leases)
   all('HSET', META, meta)
-  redis.call('SET', KEYS[12], table.concat(given, ' '), 'PX', 60000)
+  redis.call('SET', KEYS[12], table.concat(given, ' '), 'PX', math.max(60000, lease_ms))
   count('claimed', #uuids)
   hand_over(uuids, verdicts, rows)
 elseif not holding then redis.call('ZADD', IDLE, now, worker) end

@@ -17,10 +17,17 @@
 -- Dead letters: at most 1,000, and 64 MiB.
 local function bury(letter)
   redis.call('LPUSH', DEAD, letter)
-  local bytes = redis.call('HINCRBY', STATS, 'dead_bytes', #letter)
+  local bytes = redis.pcall('HINCRBY', STATS, 'dead_bytes', #letter)
+  if type(bytes) == 'table' then                                             -- it held no number
+    redis.call('HSET', STATS, 'dead_bytes', #letter)
+    bytes = #letter
+  end
   while bytes > 67108864 or redis.call('LLEN', DEAD) > 1000 do
     local oldest = redis.call('RPOP', DEAD)
-    if not oldest then break end
+    if not oldest then                                                       -- then nothing is kept
+      redis.call('HSET', STATS, 'dead_bytes', 0)
+      break
+    end
     bytes = redis.call('HINCRBY', STATS, 'dead_bytes', -#oldest)
   end
 end

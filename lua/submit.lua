@@ -27,7 +27,9 @@ local no_memory = false
 if type(probe) == 'table' and probe.err then
   no_memory = string.find(probe.err, 'OOM', 1, true) ~= nil
   if not no_memory then
-    if not string.find(probe.err, 'not an integer', 1, true) then return probe end
+    if not (string.find(probe.err, 'not an integer', 1, true) or string.find(probe.err, 'overflow', 1, true)) then
+      return probe
+    end
     redis.call('HSET', STATS, 'submit_calls', 0)
     probe = 0
   end

@@ -126,6 +126,8 @@ class OwnProcess:
                 raise StartError(f"the model was not there after {self._restart_limit_s:.0f} s") from exc
             if isinstance(exc, ServiceError):  # as it may say at its warm-up
                 raise StartError(exc.message) from exc
+            if isinstance(exc, Exception) and not isinstance(exc, StartError):  # no memory or no process is left
+                raise StartError(f"the model's process cannot be started: {exc}") from exc
             raise
         self._child = child
         log.info("the model's process was started again", extra={"seconds": round(time.monotonic() - began_s, 3)})

@@ -11,6 +11,8 @@ from tests.scene import Scene
 from tests.test_jobs import job, request
 
 GARBAGE = ("", "x", "1 2 3", "a b c d e f g", "\xff\xfe", "1 0 0 0 - api - more", '{"a": 1}')
+ODD = b"1 0 0 0 - \xff\xfe \xff"
+"""A row of the right form whose words are no text."""
 
 
 async def a_row_that_cannot_be_read_is_that_of_a_job_just_submitted(scene: Scene) -> None:
@@ -25,6 +27,72 @@ async def a_row_that_cannot_be_read_is_that_of_a_job_just_submitted(scene: Scene
     assert {one.verdict for one in claim.jobs} == {"run"}
     assert (await scene.queue.look()).events.get("torn") == len(GARBAGE)
     assert await scene.answer(claim, "done") == len(GARBAGE) + 1
+
+
+async def words_of_a_row_that_are_no_text_cost_nothing(scene: Scene) -> None:
+    claim_id = "repeated"
+    jobs = [job(), job()]
+    await scene.submit(request(*jobs))
+    await scene.ask("HSET meta", jobs[0].uuid, ODD)
+
+    codes = await scene.queue.last_codes([one.uuid for one in jobs])
+    claims = [await scene.claim(claim_id=claim_id) for _ in range(2)]
+
+    assert [one.payload for one in claims[1].jobs] == [one.payload for one in jobs]
+    assert codes[1] == ""
+    assert await scene.answer(claims[1], "done") == 2
+
+
+async def a_row_that_cannot_be_read_does_not_hold_up_who_stands_behind_it(scene: Scene) -> None:
+    jobs = [job(), job()]
+    await scene.submit(request(*jobs))
+    await scene.ask("HSET meta", jobs[0].uuid, "x")
+
+    assert len((await scene.claim(max_wait_s=60.0)).jobs) == 2
+
+
+async def a_clock_that_was_set_back_does_not_hold_up_jobs_for_longer(scene: Scene) -> None:
+    one = job()
+    await scene.submit(request(one))
+    await scene.ask("HSET meta", one.uuid, f"{await scene.now_ms() + 3_600_000} 0 0 0 - api -")
+
+    assert len((await scene.claim(max_wait_s=1.0)).jobs) == 1
+
+
+async def a_job_that_stands_twice_in_line_is_given_once(scene: Scene) -> None:
+    one = job()
+    await scene.submit(request(one, job()))
+    await scene.ask("RPUSH pending", one.uuid)
+
+    claim = await scene.claim()
+
+    assert len(claim.jobs) == len({given.uuid for given in claim.jobs}) == 2
+    assert await scene.answer(claim, "done") == 2
+
+
+async def bytes_of_dead_letters_that_are_no_number_begin_again(scene: Scene) -> None:
+    for text in ("x", "99999999999", "9223372036854775807"):
+        await scene.ask("HSET stats", "dead_bytes", text)
+        await scene.ask("HSET stats", "submit_calls", text)
+        await scene.fail(await scene.take(), dead=True)
+        await scene.fail(await scene.take(), dead=True)
+
+        assert await scene.ask("LLEN dead") >= 1
+        assert int(await scene.ask("HGET stats", "dead_bytes")) < 10_000
+        await scene.ask("DEL dead")
+
+
+async def a_letter_is_taken_off_once_with_its_bytes(scene: Scene) -> None:
+    await scene.fail(await scene.take(), dead=True)
+    before = int(await scene.ask("HGET stats", "dead_bytes"))
+    await scene.fail(await scene.take(), dead=True)
+    (letter, _) = [one async for one in scene.queue.dead_letters()]
+
+    for _ in range(2):
+        await scene.queue.forget_dead(letter)
+
+    assert await scene.ask("LLEN dead") == 1
+    assert int(await scene.ask("HGET stats", "dead_bytes")) == before
 
 
 async def a_row_that_breaks_under_a_lease_costs_no_other_job(scene: Scene) -> None:

@@ -114,7 +114,7 @@ class Scene(Line):
         answers = await self.queue.poll([one.uuid for one in claim.jobs])
         return [one.prediction.decode() if isinstance(one, Result) else one for one in answers]
 
-    async def ask(self, command: str, *values: str | float) -> Any:
+    async def ask(self, command: str, *values: str | float | bytes) -> Any:
         """Send a plain command about one of the queue's keys, such as "LLEN pending"."""
         execute: Callable[..., Awaitable[Any]] = self.redis.execute_command
         word, key = command.split()
