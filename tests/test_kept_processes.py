@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loop import HUNG
 from tests.marked import MARK, STUBBORN, UP, find, marked, until
 from tools.processes import KeptProcess, ending, stop_in_order
 
@@ -117,3 +118,19 @@ def test_an_ending_names_the_signal() -> None:
     assert ending(128 + signal.SIGKILL) == "killed by SIGKILL"
     assert ending(-signal.SIGKILL) == "killed by SIGKILL"
     assert ending(1) == "exit code 1"
+
+
+def test_a_batcher_that_left_because_its_model_hung_is_started_again_as_soon_each_time(
+    kept: Callable[[str], KeptProcess], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ""
+
+    def restarted_twice() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return said.count("starting it again") == 2
+
+    kept(f"import sys; sys.exit({HUNG})")
+    until(restarted_twice)
+
+    assert said.count(f"program ended (exit code {HUNG}); starting it again in 0.5 s\n") == 2

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 10.0
 SETTLED_S = 30.0  # who lived this long starts over with the shortest delay
+HUNG = 70  # so does a batcher that left because its model hung on an image: the next one serves the others
 POLL_S = 0.05
 REAP_S = 2.0  # how long a process killed by SIGKILL may take to vanish
 
@@ -87,7 +88,7 @@ class KeptProcess:
         while not self._stopping.is_set():
             started = time.monotonic()
             how = self._run_once()
-            if time.monotonic() - started >= SETTLED_S:
+            if time.monotonic() - started >= SETTLED_S or self.last_code == HUNG:
                 delay_s = FIRST_DELAY_S
             if self._stopping.is_set():
                 return
