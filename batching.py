@@ -136,7 +136,7 @@ class BatchEstimate:
         no less, and no more than in proportion to its size.
         """
         estimate_s = 0.0
-        for alike in self._classes.copy().values():  # the heart's thread asks too
+        for alike in self._classes.copy().values():  # the thread of the heartbeat asks too
             values_s = alike.all_s.copy()
             least_s = median_low(values_s) if values_s else 0.0
             most_s = least_s * max(1.0, self._full_size / alike.least_size)

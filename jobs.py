@@ -333,12 +333,17 @@ class JobQueue:
         return [bool(word) for word in own]
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Yield the jobs that were given up, the latest first."""
+        """Yield the jobs that were given up, the latest first; what cannot be read is left out."""
         for place in range(MOST_DEAD):
             raw = await self._wire.call("LINDEX", self._dead, place)
             if raw is None:
                 return
-            yield read_dead_letter(raw)
+            try:
+                letter = read_dead_letter(raw)
+            except NONSENSE as exc:  # somebody has written over it
+                log.warning("a job that was given up cannot be read", extra={"bytes": len(raw), "reason": str(exc)})
+                continue
+            yield letter
 
     async def forget_dead(self, letter: DeadLetter) -> None:
         """Take a job off the list of those given up."""

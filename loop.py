@@ -327,18 +327,20 @@ class Batcher:
         A full batch is run where it will not take long, by what one image took; once more, since a first one of its
         size may be slow.
         """
-        takes, took_s = self._model.takes, 0.0
-        for size in (min(self._sizes.allowed or (1,)), self._max_batch_size, self._max_batch_size):
-            if took_s * self._max_batch_size > LONGEST_TRIAL_S:
+        takes, image_s = self._model.takes, 0.0
+        for wanted in (1, self._max_batch_size, self._max_batch_size):
+            if image_s * self._max_batch_size > LONGEST_TRIAL_S:
                 return
+            size = self._sizes.padded(wanted)  # as real batches are: a model may be made for certain sizes only
             began_s = time.monotonic()
             try:
                 await self._model.predict(np.zeros((size, *takes.shape), takes.dtype))
             except Exception as exc:  # noqa: BLE001  # whatever a model raises; a real batch will tell
                 log.debug("a blank batch failed", extra={"size": size, "reason": type(exc).__name__})
                 return
-            took_s = (time.monotonic() - began_s) / size
-            self._estimate.begin(took_s * size, size=size)
+            took_s = time.monotonic() - began_s
+            image_s = took_s / size
+            self._estimate.begin(took_s, size=wanted)
 
 
 def exit_now(code: int) -> NoReturn:

@@ -82,6 +82,14 @@ async def bytes_of_dead_letters_that_are_no_number_begin_again(scene: Scene) -> 
         await scene.ask("DEL dead")
 
 
+async def letters_that_cannot_be_read_are_left_out(scene: Scene) -> None:
+    await scene.fail(await scene.take(), dead=True)
+    for text in ("", "x", "1 2\n", "1 9\nuuid error", "\xff 1\n1"):
+        await scene.ask("LPUSH dead", text)
+
+    assert len([one async for one in scene.queue.dead_letters()]) == 1
+
+
 async def a_letter_is_taken_off_once_with_its_bytes(scene: Scene) -> None:
     await scene.fail(await scene.take(), dead=True)
     before = int(await scene.ask("HGET stats", "dead_bytes"))

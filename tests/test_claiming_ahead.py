@@ -40,6 +40,7 @@ class Model:
     """Takes CALL_S a batch; remembers from when to when, but for the `blank` ones that a batcher tries at its start."""
 
     blank: int = 3
+    blank_sizes: list[int] = field(default_factory=list)
     calls: list[tuple[float, float]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     at_end: Callable[[], None] = lambda: None
@@ -47,6 +48,7 @@ class Model:
     def predict(self, batch: NDArray[Any]) -> Sequence[object]:
         if self.blank:
             self.blank -= 1
+            self.blank_sizes.append(len(batch))
             return [0] * len(batch)
         began_s = time.monotonic()
         time.sleep(CALL_S)  # what a call takes: nothing is waited for
@@ -69,6 +71,7 @@ def batcher_of(
     *,
     metrics: Metrics | None = None,
     max_wait_s: float = 0.0,
+    allowed_batch_sizes: tuple[int, ...] = (),
 ) -> Batcher:
     return Batcher(
         queue,
@@ -77,7 +80,7 @@ def batcher_of(
         worker_id=uuid4().hex,
         model_name="test",
         max_batch_size=SIZE,
-        allowed_batch_sizes=(),
+        allowed_batch_sizes=allowed_batch_sizes,
         max_wait_s=max_wait_s,
         lease_s=2.0,
         max_solo=3,
@@ -218,3 +221,23 @@ async def test_suspects_run_with_nothing_else_in_the_process(scene: Scene) -> No
 
     assert model.sizes == [1, 1, 1, SIZE, SIZE]
     assert leased[:3] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "sizes"), [((), [1, SIZE, SIZE]), ((4, 16), [4, 16, 16]), ((SIZE,), [SIZE, SIZE, SIZE])]
+)
+async def test_blank_batches_tell_what_a_full_one_takes_in_sizes_that_the_model_is_made_for(
+    scene: Scene, allowed: tuple[int, ...], sizes: list[int]
+) -> None:
+    model, stopping = Model(blank=10), asyncio.Event()
+    running = asyncio.create_task(batcher_of(scene.queue, model, allowed_batch_sizes=allowed).run(stopping))
+    end_s = time.monotonic() + 10
+    while not any(worker.state == "idle" for worker in await scene.queue.workers()):
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.01)
+    (worker,) = await scene.queue.workers()
+    stopping.set()
+    await running
+
+    assert model.blank_sizes[len(allowed) :] == sizes, "after those of the model's own warm-up"
+    assert 0 < worker.batch_s < CALL_S
